@@ -1,0 +1,1 @@
+//! SMTP, as far as the deliverer speaks it.
