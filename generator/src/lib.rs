@@ -1,1 +1,3 @@
-//! x
+//! The generator: turns pending directives into signed, ticketed mails in the outbox.
+
+pub mod group;

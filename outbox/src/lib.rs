@@ -1,1 +1,34 @@
-//! In the making.
+//! The outbox on disk: a Maildir of mails that wait to be relayed, each tied to a sidecar that
+//! names the directives it answers and, once an attempt was made, to a delivery record.
+//!
+//! ```text
+//!   generator                                            deliverer
+//!   ─────────                                            ─────────
+//!   tmp/<id> ──┐ fsync                                   new/ cur/ ── relay ──┐
+//!   sidecar ───┤ rename, fsync folder                                         ▼
+//!              ▼                                         delivery/<id>.json (durable)
+//!   new/<id>  (one rename: the commit point)                                  │
+//!                                                        database commit      │
+//!   claims() ◀── sidecar/ ──────────────────────────     sent/cur/<id>  ◀─────┤
+//!                                                        unlink sidecar, then record
+//! ```
+//!
+//! What it promises:
+//!
+//! * A mail in `new/` or `cur/` has a durable sidecar: that is written first and deleted last.
+//! * A directive is claimed while a sidecar lists it. Who reads the claims **before** asking the
+//!   database what is pending never answers a directive twice.
+//! * Only the holder of a lock can write: [`Generator`] offers drafts and publishing,
+//!   [`Deliverer`] offers records, holding and finishing. The locks are `flock`s, so that a dead
+//!   process never blocks.
+//! * Nothing unreadable is deleted. It is reported, and stays.
+//!
+//! This crate knows no SQL, no SMTP and no OpenPGP. The format is told in docs/outbox-format.md.
+
+mod error;
+mod names;
+mod sidecar;
+
+pub use error::{Error, Result};
+pub use names::{DirectiveId, MailId, Ticket};
+pub use sidecar::{Envelope, GroupKey, Sha256Digest, Sidecar};

@@ -1,0 +1,34 @@
+//! A group: the pending directives that one notification answers. Plain data.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use outbox::{DirectiveId, GroupKey};
+
+/// Key of a row in the table `events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(pub i64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Pending directives with the same recipient, template, formats and aggregate identifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What the directives have in common.
+    pub key: GroupKey,
+    /// The directives, ascending. `event_ids` has the event of each at the same position.
+    pub directive_ids: Vec<DirectiveId>,
+    /// The events, one a directive; an event can be there twice.
+    pub event_ids: Vec<EventId>,
+    /// When the newest of the directives was inserted.
+    pub inserted_at: Timestamp,
+    /// The longest of the directives' intervals.
+    pub notification_interval: SignedDuration,
+    /// When an equal group was last notified: its newest `sent` row, or its newest mail in the
+    /// outbox, whichever is later.
+    pub last_sent: Option<Timestamp>,
+}

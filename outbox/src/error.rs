@@ -1,0 +1,70 @@
+//! What can go wrong with an outbox, each with the path it went wrong at.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of an operation on the outbox.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on the outbox failed. The texts complete "failed to …" and name the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused; `action` says what was tried.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: "open", "rename into".
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file of the outbox holds something else than it must.
+    #[error("read {}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The folder is no outbox.
+    #[error("use {} as an outbox: {reason}", path.display())]
+    NotAnOutbox {
+        /// The folder.
+        path: PathBuf,
+        /// What it lacks.
+        reason: String,
+    },
+
+    /// Not `YYYYMMDD-NNNNNNNN`.
+    #[error("read {0:?} as a ticket (YYYYMMDD-NNNNNNNN)")]
+    Ticket(String),
+
+    /// Not a Maildir unique name of ours.
+    #[error("read {0:?} as a mail id (ASCII letters, digits, '.', '-' and '_')")]
+    MailId(String),
+
+    /// Not 64 lower case hex digits.
+    #[error("read {0:?} as a SHA-256 digest")]
+    Digest(String),
+}
+
+impl Error {
+    /// An [`Error::Io`] for `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// An [`Error::Malformed`].
+    pub(crate) fn malformed(path: &Path, reason: impl ToString) -> Self {
+        Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Whether the operating system said that there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
