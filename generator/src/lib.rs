@@ -1,3 +1,4 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 
+pub mod column;
 pub mod group;
