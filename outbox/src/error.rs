@@ -59,8 +59,8 @@ impl Error {
     }
 
     /// An [`Error::Malformed`].
-    pub(crate) fn malformed(path: &Path, reason: impl ToString) -> Self {
-        Self::Malformed { path: path.to_owned(), reason: reason.to_string() }
+    pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_owned(), reason: reason.into() }
     }
 
     /// Whether the operating system said that there is no such file.

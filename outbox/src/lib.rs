@@ -25,10 +25,23 @@
 //!
 //! This crate knows no SQL, no SMTP and no OpenPGP. The format is told in docs/outbox-format.md.
 
+mod delivery;
+mod disk;
 mod error;
+mod finish;
+mod folder;
+mod mail_file;
 mod names;
+mod publish;
+mod scan;
 mod sidecar;
 
+pub use delivery::{DeliveryRecord, DeliveryState, RecipientOutcome, RecipientState};
 pub use error::{Error, Result};
+pub use finish::{Deliverer, Finished};
+pub use folder::Outbox;
+pub use mail_file::{Flags, MailFile, Place};
 pub use names::{DirectiveId, MailId, Ticket};
+pub use publish::{Claims, Draft, Generator, NewMail, Recovered};
+pub use scan::{Entry, Oddity, Snapshot, State};
 pub use sidecar::{Envelope, GroupKey, Sha256Digest, Sidecar};

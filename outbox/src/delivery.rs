@@ -1,0 +1,126 @@
+//! The delivery record: what the relay said of a mail so far. Only the deliverer writes it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::MailId;
+use crate::sidecar::VERSION;
+
+/// What came of the attempts to relay a mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeliveryRecord {
+    version: u32,
+    /// The mail's Maildir unique name.
+    pub id: MailId,
+    /// How it stands.
+    pub state: DeliveryState,
+    /// How often the relay was asked to take this mail.
+    pub attempts: u32,
+    /// How many of them ended without a word after the mail was handed over whole: the relay may
+    /// have taken it then.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncertain: u32,
+    /// When it was first tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_attempt_at: Option<Timestamp>,
+    /// When it was last tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt_at: Option<Timestamp>,
+    /// When it is tried next, while it is deferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Timestamp>,
+    /// The last word on each recipient, by the address in the sidecar's envelope. One that is
+    /// missing was not spoken of yet.
+    pub recipients: BTreeMap<String, RecipientOutcome>,
+    /// Who said so: host and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
+    /// When the relay took the mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<Timestamp>,
+    /// Why the mail is held, where no recipient's reply says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl DeliveryRecord {
+    /// The record of a mail that was not tried yet.
+    pub fn new(id: MailId) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            state: DeliveryState::Deferred,
+            attempts: 0,
+            uncertain: 0,
+            first_attempt_at: None,
+            last_attempt_at: None,
+            next_attempt_at: None,
+            recipients: BTreeMap::new(),
+            relay: None,
+            accepted_at: None,
+            reason: None,
+        }
+    }
+
+    /// Of the envelope's recipients, those that a next attempt asks for: neither accepted nor
+    /// rejected so far.
+    pub fn open_recipients<'a>(&self, envelope: &'a [String]) -> Vec<&'a str> {
+        let closed = |address: &str| {
+            self.recipients
+                .get(address)
+                .is_some_and(|outcome| outcome.state != RecipientState::Deferred)
+        };
+        envelope.iter().map(String::as_str).filter(|address| !closed(address)).collect()
+    }
+
+    /// Whether the relay took the mail for at least one recipient.
+    pub fn any_accepted(&self) -> bool {
+        self.recipients.values().any(|outcome| outcome.state == RecipientState::Accepted)
+    }
+}
+
+/// How a mail stands with the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    /// To be tried again at `next_attempt_at`.
+    Deferred,
+    /// Refused for good by the relay for every recipient, and held.
+    Rejected,
+    /// Deferred for longer than configured, and held.
+    Expired,
+    /// Never offered to the relay, or no more, and held: `reason` tells why.
+    Held,
+    /// No recipient is open and at least one was accepted: to be marked `sent`.
+    Accepted,
+}
+
+/// The relay's last word on one recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipientOutcome {
+    /// How the recipient stands.
+    pub state: RecipientState,
+    /// The relay's words, or what kept it from saying any.
+    pub reply: String,
+}
+
+/// How a recipient stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecipientState {
+    /// To be asked for again.
+    Deferred,
+    /// Refused for good.
+    Rejected,
+    /// Taken.
+    Accepted,
+}

@@ -1,0 +1,122 @@
+//! Reading and writing files so that they outlast a crash, and nothing but regular files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+/// Files: the owner writes, the group (the other program, the person with mutt) reads.
+const FILE_MODE: u32 = 0o640;
+
+/// No sidecar or record comes near this size, in octets; what is larger is not ours.
+const JSON_LIMIT: u64 = 64 << 20;
+
+/// Creates `path`, which must not exist, and writes `bytes`. Not durable before the caller calls
+/// `sync_all` on the file.
+pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<File> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(Error::io("create", path))?;
+    // The umask of cron or of a shell must not decide who can read the outbox.
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
+        .map_err(Error::io("set the mode of", path))?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    Ok(file)
+}
+
+/// Makes a file's content durable.
+pub(crate) fn sync_file(file: &File, path: &Path) -> Result<()> {
+    file.sync_all().map_err(Error::io("fsync", path))
+}
+
+/// Makes a folder's entries durable: names that were added, renamed or removed.
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
+    let folder = File::open(path).map_err(Error::io("open", path))?;
+    folder.sync_all().map_err(Error::io("fsync", path))
+}
+
+/// Renames within one file system. Not durable before `sync_folder` on both folders.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(Error::io("rename", from))
+}
+
+/// Removes a file; that there is none is fine.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a regular file for reading and says its size in octets. A symbolic link, a FIFO or a
+/// device fails and never blocks.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let metadata = file.metadata().map_err(Error::io("stat", path))?;
+    if !metadata.is_file() {
+        return Err(Error::malformed(path, "it is not a regular file"));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// Reads `size` octets and not one more: a file that grows meanwhile does not fill the memory.
+pub(crate) fn read_up_to(file: &File, size: u64, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    file.take(size).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Ok(bytes)
+}
+
+/// The version that a file of the format says it has; everything else is read by its type.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Reads a JSON file of the format. `None` if there is none. A version other than `version`, an
+/// unknown key, or anything that is no such file fails.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Result<Option<T>> {
+    let (file, size) = match open_regular(path) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        other => other?,
+    };
+    if size > JSON_LIMIT {
+        return Err(Error::malformed(path, format!("{size} octets are too many")));
+    }
+    let bytes = read_up_to(&file, size, path)?;
+    let found: Versioned = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::malformed(path, error.to_string()))?;
+    if found.version != version {
+        let reason = format!(
+            "it has version {} of the format, this program knows version {version}",
+            found.version
+        );
+        return Err(Error::malformed(path, reason));
+    }
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::malformed(path, error.to_string()))?;
+    Ok(Some(value))
+}
+
+/// A file of the format as bytes: JSON that a person can read, with a line end.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("the format's types always have a JSON form");
+    bytes.push(b'\n');
+    bytes
+}

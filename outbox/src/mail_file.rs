@@ -1,0 +1,118 @@
+//! A mail's file in the Maildir: where it is and which flags its name carries.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use crate::MailId;
+
+/// One of a Maildir's three folders, in the order in which a mail moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Being written.
+    Tmp,
+    /// Delivered into the Maildir, not seen by a mail reader.
+    New,
+    /// Seen by a mail reader, or flagged.
+    Cur,
+}
+
+impl Place {
+    /// All three, in order.
+    pub const ALL: [Self; 3] = [Self::Tmp, Self::New, Self::Cur];
+
+    /// The folder's name.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Tmp => "tmp",
+            Self::New => "new",
+            Self::Cur => "cur",
+        }
+    }
+}
+
+/// The flags behind `:2,` in a file's name, each once and in ASCII order as Maildir asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags(String);
+
+impl Flags {
+    /// Whether a person flagged the mail (F): it is held.
+    pub fn held(&self) -> bool {
+        self.0.contains('F')
+    }
+
+    /// Whether a person marked the mail for deletion (T): it is withdrawn.
+    pub fn trashed(&self) -> bool {
+        self.0.contains('T')
+    }
+
+    /// These flags and `flag`.
+    #[must_use]
+    pub fn with(&self, flag: char) -> Self {
+        Self::from(format!("{}{flag}", self.0).as_str())
+    }
+
+    /// These flags without `flag`.
+    #[must_use]
+    pub fn without(&self, flag: char) -> Self {
+        Self(self.0.chars().filter(|&c| c != flag).collect())
+    }
+}
+
+impl From<&str> for Flags {
+    fn from(text: &str) -> Self {
+        let mut flags: Vec<char> = text.chars().filter(char::is_ascii_alphabetic).collect();
+        flags.sort_unstable();
+        flags.dedup();
+        Self(flags.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a mail's file was when it was looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailFile {
+    /// In which of the three folders.
+    pub place: Place,
+    /// Its whole name there.
+    pub file_name: OsString,
+    /// What its name says.
+    pub flags: Flags,
+}
+
+/// Splits a file's name into unique name and flags. `None` if no mail of ours has such a name.
+pub(crate) fn parse_file_name(name: &str) -> Option<(MailId, Flags)> {
+    let (unique, info) = name.split_once(':').unwrap_or((name, ""));
+    Some((unique.parse().ok()?, Flags::from(info.strip_prefix("2,").unwrap_or(""))))
+}
+
+/// The name of a mail's file in `cur/`.
+pub(crate) fn file_name(id: &MailId, flags: &Flags) -> String {
+    format!("{id}:2,{flags}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_kept_sorted_and_once_each() {
+        let flags = Flags::from("SF");
+        assert!(flags.held() && !flags.trashed());
+        assert_eq!(flags.with('R').with('F').to_string(), "FRS");
+        assert_eq!(flags.without('F').to_string(), "S");
+    }
+
+    #[test]
+    fn a_mail_is_known_by_the_part_before_the_colon() {
+        let (id, flags) = parse_file_name("1.M2.20261125-10000042.h:2,ST").unwrap();
+        assert_eq!(id.as_str(), "1.M2.20261125-10000042.h");
+        assert!(flags.trashed());
+        assert_eq!(parse_file_name("1.h").unwrap().1, Flags::default());
+        assert!(parse_file_name(".hidden").is_none());
+    }
+}

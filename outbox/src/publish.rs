@@ -1,0 +1,285 @@
+//! The generator's side: drafts, publishing them together, mending what a crash left, and claims.
+//!
+//! Publishing a batch, in this order:
+//!
+//! 1. every `tmp/<id>` and every temporary sidecar is written ([`Generator::draft`]), then synced;
+//! 2. the sidecars are renamed into place, `sidecar/` is synced: **now the mails are committed**;
+//! 3. the mails are renamed `tmp/` → `new/`, both are synced.
+//!
+//! A crash before 2 leaves drafts without sidecars, which the next start removes: their directives
+//! are still pending. A crash after it leaves mails in `tmp/` with sidecars, which the next start
+//! publishes: their directives are claimed.
+//!
+//! In both renaming steps copies go before the mail they are copies of. So a copy still in `tmp/`
+//! proves that its mail is not in `new/` yet, and a copy whose mail has no sidecar was never
+//! committed as a whole: it is removed like a draft.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use crate::sidecar::VERSION;
+use crate::{
+    DirectiveId, Envelope, Error, GroupKey, MailId, Outbox, Place, Result, Sha256Digest, Sidecar,
+    State, Ticket, disk,
+};
+
+/// The right to write mails into an outbox. Ends with the process or when dropped.
+#[derive(Debug)]
+pub struct Generator<'a> {
+    outbox: &'a Outbox,
+    host: String,
+    drafts: u64,
+    _lock: File,
+}
+
+/// A mail that is written but not committed. Dropping it removes its files.
+#[derive(Debug)]
+#[must_use = "a draft that is not published is removed"]
+pub struct Draft {
+    sidecar: Sidecar,
+    mail: Option<(File, PathBuf)>,
+    metadata: Option<(File, PathBuf)>,
+}
+
+/// What a mail is about, for [`Generator::draft`].
+#[derive(Clone, Debug)]
+pub struct NewMail {
+    /// The ticket drawn for it.
+    pub ticket: Ticket,
+    /// The value of its `Message-ID` field.
+    pub message_id: String,
+    /// Its `Date`.
+    pub created_at: Timestamp,
+    /// Its subject, decoded.
+    pub subject: String,
+    /// Whom it goes to.
+    pub envelope: Envelope,
+    /// What it claims: empty for a copy.
+    pub directive_ids: Vec<DirectiveId>,
+    /// The group it answers.
+    pub group: GroupKey,
+}
+
+/// What [`Generator::recover`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Committed mails that were published.
+    pub published: Vec<MailId>,
+    /// Drafts that were removed.
+    pub removed: Vec<MailId>,
+}
+
+/// What the mails in the outbox stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// The directives that some sidecar lists.
+    pub directives: HashSet<DirectiveId>,
+    /// When the newest mail to each group was composed.
+    pub newest: BTreeMap<GroupKey, Timestamp>,
+}
+
+impl<'a> Generator<'a> {
+    pub(crate) fn new(outbox: &'a Outbox, lock: File) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let host = host.chars().take(64).map(safe).collect();
+        Self { outbox, host, drafts: 0, _lock: lock }
+    }
+
+    /// The outbox this is the right to.
+    pub fn outbox(&self) -> &'a Outbox {
+        self.outbox
+    }
+
+    /// Ends what an interrupted run left half done. To be called before [`Generator::claims`].
+    pub fn recover(&self) -> Result<Recovered> {
+        self.remove_temporary_sidecars()?;
+        let snapshot = self.outbox.scan()?;
+        let mut committed = Vec::new();
+        let mut abandoned = Vec::new();
+        for (id, entry) in &snapshot.entries {
+            match entry.state(None) {
+                State::Committed => committed.push(id.clone()),
+                // Other programs write into tmp/ as well; only a name of ours is ours to remove.
+                State::Draft if ticket_in(id).is_some() => abandoned.push(id.clone()),
+                _ => {}
+            }
+        }
+        let abandoned_copies = self.copies_without_their_mail(&committed)?;
+        for id in &abandoned_copies {
+            // First the sidecar: without it the mail is a draft.
+            disk::remove(&self.outbox.sidecar_path(id))?;
+        }
+        disk::sync_folder(&self.outbox.sidecars())?;
+        for id in abandoned.iter().chain(&abandoned_copies) {
+            disk::remove(&self.in_tmp(id))?;
+        }
+        committed.retain(|id| !abandoned_copies.contains(id));
+        self.move_to_new(&committed)?;
+        abandoned.extend(abandoned_copies);
+        Ok(Recovered { published: committed, removed: abandoned })
+    }
+
+    fn remove_temporary_sidecars(&self) -> Result<()> {
+        let folder = self.outbox.sidecars();
+        for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
+            let entry = entry.map_err(Error::io("list", &folder))?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name.starts_with(b".") && name.ends_with(TEMPORARY.as_bytes()) {
+                disk::remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of committed mails, the copies that were committed before the mail they belong to was.
+    fn copies_without_their_mail(&self, committed: &[MailId]) -> Result<BTreeSet<MailId>> {
+        let mut copies = Vec::new();
+        let mut mails = HashSet::new();
+        for id in committed {
+            match self.outbox.sidecar(id)? {
+                Some(sidecar) if sidecar.mark_sent => _ = mails.insert(sidecar.ticket),
+                Some(copy) => copies.push((id.clone(), copy.ticket)),
+                None => {}
+            }
+        }
+        copies.retain(|(_, ticket)| !mails.contains(ticket));
+        Ok(copies.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Reads what the outbox claims. To be called **before** the database is asked what is
+    /// pending: the deliverer removes a sidecar only after the database said `sent`.
+    ///
+    /// Fails on a sidecar that can't be read: it may claim anything, and a directive written to
+    /// twice is worse than one written to later.
+    pub fn claims(&self) -> Result<Claims> {
+        self.outbox.claims()
+    }
+
+    /// Writes a mail, not committed and not yet durable.
+    pub fn draft(&mut self, mail: NewMail, bytes: &[u8]) -> Result<Draft> {
+        let id = self.next_id(&mail.ticket)?;
+        let mail_path = self.in_tmp(&id);
+        let sidecar = Sidecar {
+            version: VERSION,
+            id,
+            ticket: mail.ticket,
+            message_id: mail.message_id,
+            created_at: mail.created_at,
+            sha256: Sha256Digest::of(bytes),
+            size: bytes.len() as u64,
+            subject: mail.subject,
+            envelope: mail.envelope,
+            mark_sent: !mail.directive_ids.is_empty(),
+            directive_ids: mail.directive_ids,
+            group: mail.group,
+        };
+        sidecar.validate().map_err(|reason| Error::malformed(&mail_path, reason))?;
+        let mut draft = Draft { sidecar, mail: None, metadata: None };
+        draft.mail = Some((disk::create(&mail_path, bytes)?, mail_path));
+        let path = self.outbox.sidecars().join(format!(".{}{TEMPORARY}", draft.sidecar.id));
+        draft.metadata = Some((disk::create(&path, &disk::to_json(&draft.sidecar))?, path));
+        Ok(draft)
+    }
+
+    /// Makes drafts durable and publishes them, in the order told above. When it returns, the
+    /// mails survive a crash. When it fails, some may be committed: end the run, and the next
+    /// one's [`Generator::recover`] finds out.
+    pub fn publish(&self, mut drafts: Vec<Draft>) -> Result<Vec<MailId>> {
+        // Stable: copies first, and otherwise the order given.
+        drafts.sort_by_key(|draft| draft.sidecar.mark_sent);
+        for (file, path) in drafts.iter().flat_map(|draft| draft.mail.iter().chain(&draft.metadata))
+        {
+            disk::sync_file(file, path)?;
+        }
+        disk::sync_folder(&self.outbox.maildir(Place::Tmp))?;
+        let mut ids = Vec::with_capacity(drafts.len());
+        for draft in &mut drafts {
+            let id = draft.sidecar.id.clone();
+            if let Some((_, temporary)) = draft.metadata.take() {
+                // From this rename on the mail is no draft any more, whatever fails next.
+                draft.mail = None;
+                disk::rename(&temporary, &self.outbox.sidecar_path(&id))?;
+            }
+            ids.push(id);
+        }
+        disk::sync_folder(&self.outbox.sidecars())?;
+        self.move_to_new(&ids)?;
+        Ok(ids)
+    }
+
+    /// The commit point of each mail: one rename.
+    fn move_to_new(&self, ids: &[MailId]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let new = self.outbox.maildir(Place::New);
+        for id in ids {
+            disk::rename(&self.in_tmp(id), &new.join(id.as_str()))?;
+        }
+        disk::sync_folder(&new)?;
+        disk::sync_folder(&self.outbox.maildir(Place::Tmp))
+    }
+
+    fn in_tmp(&self, id: &MailId) -> PathBuf {
+        self.outbox.maildir(Place::Tmp).join(id.as_str())
+    }
+
+    /// Seconds, microseconds, process, count, ticket, host: unique as Maildir asks, ordered by
+    /// time, and telling a person something in `ls`.
+    fn next_id(&mut self, ticket: &Ticket) -> Result<MailId> {
+        self.drafts += 1;
+        let now = Timestamp::now();
+        let (seconds, micros) = (now.as_second(), now.subsec_nanosecond() / 1000);
+        let (process, count, host) = (std::process::id(), self.drafts, &self.host);
+        format!("{seconds}.M{micros:06}P{process}Q{count}.{ticket}.{host}").parse()
+    }
+}
+
+impl Outbox {
+    /// The claims, for who only looks; who writes asks [`Generator::claims`].
+    pub fn claims(&self) -> Result<Claims> {
+        let mut claims = Claims::default();
+        for (id, entry) in self.scan()?.entries {
+            if !entry.sidecar {
+                continue;
+            }
+            // Gone meanwhile: the database says `sent` of it already.
+            let Some(sidecar) = self.sidecar(&id)? else { continue };
+            claims.directives.extend(sidecar.directive_ids);
+            if sidecar.mark_sent {
+                let newest = claims.newest.entry(sidecar.group).or_insert(sidecar.created_at);
+                *newest = sidecar.created_at.max(*newest);
+            }
+        }
+        Ok(claims)
+    }
+}
+
+/// How a sidecar's name ends before it is in place.
+const TEMPORARY: &str = ".json.tmp";
+
+/// The ticket in a mail id of ours.
+fn ticket_in(id: &MailId) -> Option<Ticket> {
+    id.as_str().split('.').nth(2)?.parse().ok()
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        for (_, path) in self.mail.take().into_iter().chain(self.metadata.take()) {
+            // The next start removes what can't be removed now.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Draft {
+    /// The sidecar as it will be written.
+    pub fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+}

@@ -1,0 +1,244 @@
+//! Looking at an outbox while others move files in it.
+//!
+//! A mail only moves forward, `tmp/` → `new/` → `cur/`. The scan reads `sidecar/` first and then
+//! these three in that order, so that a mail on its way is met at least once. A change of flags
+//! renames within `cur/`, which readdir may miss: a mail found nowhere is looked for once more.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::mail_file::parse_file_name;
+use crate::{
+    DeliveryRecord, DeliveryState, Error, MailFile, MailId, Outbox, Place, Result, Sha256Digest,
+    Sidecar, disk,
+};
+
+/// What there is of one mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its file, if there is one.
+    pub mail: Option<MailFile>,
+    /// Whether it has a sidecar.
+    pub sidecar: bool,
+    /// Whether it has a delivery record.
+    pub record: bool,
+}
+
+/// A file that nothing of ours would have put there. It is never touched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Oddity {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is odd about it.
+    pub why: &'static str,
+}
+
+/// The outbox as it was met, by mail id; since ids begin with the time, the oldest comes first.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Everything that belongs to a mail.
+    pub entries: BTreeMap<MailId, Entry>,
+    /// Everything that does not.
+    pub oddities: Vec<Oddity>,
+}
+
+/// What the presence of a mail's files means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A mail in `tmp/` without a sidecar: the generator's next start removes it if it is ours.
+    Draft,
+    /// A mail in `tmp/` with a sidecar: the generator's next start publishes it.
+    Committed,
+    /// To be relayed.
+    Queued,
+    /// To be relayed again, not before `until`.
+    Deferred {
+        /// When it is due.
+        until: Timestamp,
+    },
+    /// Flagged (F): waits for a person.
+    Held,
+    /// Deleted or marked for deletion (T): still claimed, waits for a person.
+    Withdrawn,
+    /// Taken by the relay: to be marked sent, archived and forgotten.
+    Accepted,
+    /// A mail without a sidecar in `new/` or `cur/`: not ours, never sent.
+    Foreign,
+    /// A delivery record without a sidecar: the deliverer removes it.
+    Leftover,
+}
+
+impl Entry {
+    /// What the files mean together with the delivery record's content.
+    pub fn state(&self, record: Option<&DeliveryRecord>) -> State {
+        if !self.sidecar {
+            return match &self.mail {
+                None => State::Leftover,
+                Some(mail) if mail.place == Place::Tmp => State::Draft,
+                Some(_) => State::Foreign,
+            };
+        }
+        if record.is_some_and(|record| record.state == DeliveryState::Accepted) {
+            return State::Accepted;
+        }
+        match &self.mail {
+            None => State::Withdrawn,
+            Some(mail) if mail.place == Place::Tmp => State::Committed,
+            Some(mail) if mail.flags.trashed() => State::Withdrawn,
+            Some(mail) if mail.flags.held() => State::Held,
+            Some(_) => match record {
+                Some(DeliveryRecord {
+                    state: DeliveryState::Deferred,
+                    next_attempt_at: Some(until),
+                    ..
+                }) => State::Deferred { until: *until },
+                // Rejected, expired or held in the record but no longer flagged: a person
+                // released it.
+                _ => State::Queued,
+            },
+        }
+    }
+}
+
+impl Outbox {
+    /// Looks at everything. Fails only where a folder cannot be read; single files never fail it.
+    pub fn scan(&self) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        for name in list(&self.sidecars())? {
+            snapshot.note_json(&self.sidecars(), &name, |entry| entry.sidecar = true);
+        }
+        for place in Place::ALL {
+            for name in list(&self.maildir(place))? {
+                snapshot.note_mail(&self.maildir(place), place, name);
+            }
+        }
+        for name in list(&self.records())? {
+            snapshot.note_json(&self.records(), &name, |entry| entry.record = true);
+        }
+        self.look_again(&mut snapshot)?;
+        snapshot.entries.retain(|_, entry| entry.sidecar || entry.mail.is_some() || entry.record);
+        Ok(snapshot)
+    }
+
+    /// Settles what the first look can have missed or misread: a mail renamed while its folder was
+    /// listed, one published after `sidecar/` was listed, one finished after that.
+    fn look_again(&self, snapshot: &mut Snapshot) -> Result<()> {
+        if snapshot.entries.values().any(|entry| entry.sidecar && entry.mail.is_none()) {
+            for place in Place::ALL {
+                for name in list(&self.maildir(place))? {
+                    if let Some((id, flags)) = name.to_str().and_then(parse_file_name)
+                        && let Some(entry) = snapshot.entries.get_mut(&id)
+                        && entry.mail.is_none()
+                    {
+                        entry.mail = Some(MailFile { place, file_name: name, flags });
+                    }
+                }
+            }
+        }
+        for (id, entry) in &mut snapshot.entries {
+            if entry.sidecar != entry.mail.is_some() {
+                entry.sidecar = self.sidecar_path(id).exists();
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for one mail's file by its unique name.
+    pub fn find(&self, id: &MailId) -> Result<Option<MailFile>> {
+        let mut found = None;
+        for place in Place::ALL {
+            for name in list(&self.maildir(place))? {
+                if let Some((this, flags)) = name.to_str().and_then(parse_file_name)
+                    && this == *id
+                {
+                    found = Some(MailFile { place, file_name: name, flags });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the mail's file is now, given where it was: the old place first, which is nearly
+    /// always right and needs no listing.
+    pub fn refind(&self, id: &MailId, known: &MailFile) -> Result<Option<MailFile>> {
+        match fs::symlink_metadata(self.mail_path(known)) {
+            Ok(_) => Ok(Some(known.clone())),
+            Err(_) => self.find(id),
+        }
+    }
+
+    /// Reads a mail and compares it with what the generator wrote down of it: `Err` in the inner
+    /// result tells how it differs.
+    pub fn read_mail(
+        &self,
+        mail: &MailFile,
+        sidecar: &Sidecar,
+    ) -> Result<std::result::Result<Vec<u8>, String>> {
+        let path = self.mail_path(mail);
+        let (file, size) = match disk::open_regular(&path) {
+            Err(Error::Malformed { reason, .. }) => return Ok(Err(reason)),
+            other => other?,
+        };
+        if size != sidecar.size {
+            let expected = sidecar.size;
+            return Ok(Err(format!(
+                "it was changed after it was written: {size} octets instead of {expected}"
+            )));
+        }
+        let bytes = disk::read_up_to(&file, size, &path)?;
+        let digest = Sha256Digest::of(&bytes);
+        if digest == sidecar.sha256 {
+            Ok(Ok(bytes))
+        } else {
+            let expected = sidecar.sha256;
+            Ok(Err(format!(
+                "it was changed after it was written: SHA-256 is {digest} instead of {expected}"
+            )))
+        }
+    }
+}
+
+impl Snapshot {
+    fn entry(&mut self, id: MailId) -> &mut Entry {
+        self.entries.entry(id).or_insert(Entry { mail: None, sidecar: false, record: false })
+    }
+
+    fn note_json(&mut self, folder: &Path, name: &OsString, note: impl FnOnce(&mut Entry)) {
+        let id = name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::parse);
+        if let Some(Ok(id)) = id {
+            note(self.entry(id));
+        } else {
+            self.oddity(folder.join(name), "its name is not <mail id>.json");
+        }
+    }
+
+    fn note_mail(&mut self, folder: &Path, place: Place, name: OsString) {
+        let Some((id, flags)) = name.to_str().and_then(parse_file_name) else {
+            self.oddity(folder.join(name), "its name is not that of a mail of this outbox");
+            return;
+        };
+        // Where a mail is met twice it moved on meanwhile: the later place holds.
+        self.entry(id).mail = Some(MailFile { place, file_name: name, flags });
+    }
+
+    fn oddity(&mut self, path: PathBuf, why: &'static str) {
+        self.oddities.push(Oddity { path, why });
+    }
+}
+
+/// The names in a folder, without those that begin with a dot: our own temporary files, and what
+/// Maildir readers skip as well.
+fn list(folder: &Path) -> Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let name = entry.map_err(Error::io("list", folder))?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,488 @@
+//! Each state that a crash or a person can leave an outbox in, built on disk, with the action
+//! that the protocol asks for, and the whole folder afterwards.
+
+use std::fs;
+use std::path::Path;
+
+use jiff::Timestamp;
+use outbox::{
+    DeliveryRecord, DeliveryState, DirectiveId, Envelope, Finished, GroupKey, MailFile, MailId,
+    NewMail, Outbox, Place, RecipientOutcome, RecipientState, State,
+};
+use tempfile::TempDir;
+
+const MAIL: &[u8] = b"Subject: [20261125-10000001] open DNS resolver\r\n\r\nHello\r\n";
+
+struct Case {
+    folder: TempDir,
+    outbox: Outbox,
+}
+
+fn case() -> Case {
+    let folder = tempfile::tempdir().unwrap();
+    let outbox = Outbox::create(&folder.path().join("outbox")).unwrap();
+    Case { folder, outbox }
+}
+
+fn group() -> GroupKey {
+    GroupKey {
+        recipient_address: "abuse@as64496.example".into(),
+        template_name: "generic".into(),
+        notification_format: "text".into(),
+        event_data_format: "csv_inline".into(),
+        aggregate_identifier: [("source.asn".to_owned(), Some("64496".to_owned()))].into(),
+    }
+}
+
+fn mail(number: i64, directives: &[i64]) -> NewMail {
+    NewMail {
+        ticket: outbox::Ticket::new("20261125", number).unwrap(),
+        message_id: format!("<20261125-{number}.0@cert.example>"),
+        created_at: "2026-11-25T00:00:00.123456Z".parse().unwrap(),
+        subject: "open DNS resolver".into(),
+        envelope: Envelope {
+            from: "noreply@cert.example".into(),
+            to: vec!["abuse@as64496.example".into(), "noc@as64496.example".into()],
+        },
+        directive_ids: directives.iter().copied().map(DirectiveId).collect(),
+        group: group(),
+    }
+}
+
+impl Case {
+    /// Publishes one mail that claims directives 1 and 2.
+    fn published(&self) -> MailId {
+        let mut generator = self.outbox.lock_generator().unwrap().unwrap();
+        let draft = generator.draft(mail(10_000_001, &[1, 2]), MAIL).unwrap();
+        generator.publish(vec![draft]).unwrap().remove(0)
+    }
+
+    fn new_to(&self, id: &MailId, place: &str, flags: &str) {
+        let root = self.outbox.root();
+        let target = root.join(place).join(format!("{id}{flags}"));
+        fs::rename(root.join("new").join(id.as_str()), target).unwrap();
+    }
+
+    fn state(&self, id: &MailId) -> State {
+        let record = self.outbox.record(id).unwrap();
+        self.outbox.scan().unwrap().entries[id].state(record.as_ref())
+    }
+
+    fn record(&self, id: &MailId, change: impl FnOnce(&mut DeliveryRecord)) {
+        let mut record = DeliveryRecord::new(id.clone());
+        change(&mut record);
+        self.outbox.lock_deliverer().unwrap().unwrap().record(&[record]).unwrap();
+    }
+
+    /// Every file of the outbox but the locks, with the mail id as `ID`.
+    fn files(&self, id: &MailId) -> Vec<String> {
+        let mut files = Vec::new();
+        walk(self.outbox.root(), self.outbox.root(), &mut files);
+        files.retain(|name| !name.contains(".lock"));
+        files.sort();
+        files.iter().map(|name| name.replace(id.as_str(), "ID")).collect()
+    }
+
+    fn recover_generator(&self) -> outbox::Recovered {
+        self.outbox.lock_generator().unwrap().unwrap().recover().unwrap()
+    }
+
+    fn claimed(&self) -> Vec<i64> {
+        let mut ids: Vec<i64> =
+            self.outbox.claims().unwrap().directives.into_iter().map(|id| id.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+fn walk(root: &Path, folder: &Path, files: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(root, &path, files);
+        } else {
+            files.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[test]
+fn an_abandoned_draft_is_removed_and_claims_nothing() {
+    let case = case();
+    let id = case.published();
+    fs::remove_file(case.outbox.sidecars().join(format!("{id}.json"))).unwrap();
+    case.new_to(&id, "tmp", "");
+    assert_eq!(case.state(&id), State::Draft);
+    assert_eq!(case.claimed(), [0i64; 0]);
+
+    let recovered = case.recover_generator();
+
+    assert_eq!(recovered.removed, std::slice::from_ref(&id));
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn a_temporary_sidecar_is_removed_and_claims_nothing() {
+    let case = case();
+    let id = case.published();
+    let sidecars = case.outbox.sidecars();
+    fs::rename(sidecars.join(format!("{id}.json")), sidecars.join(format!(".{id}.json.tmp")))
+        .unwrap();
+    case.new_to(&id, "tmp", "");
+    assert_eq!(case.claimed(), [0i64; 0]);
+
+    case.recover_generator();
+
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn a_committed_mail_is_published_and_claims_its_directives_before_and_after() {
+    let case = case();
+    let id = case.published();
+    case.new_to(&id, "tmp", "");
+    assert_eq!(case.state(&id), State::Committed);
+    assert_eq!(case.claimed(), [1, 2]);
+
+    let recovered = case.recover_generator();
+
+    assert_eq!(recovered.published, std::slice::from_ref(&id));
+    assert_eq!(case.files(&id), ["new/ID", "sidecar/ID.json"]);
+    assert_eq!(case.claimed(), [1, 2]);
+    assert_eq!(case.recover_generator(), outbox::Recovered::default(), "nothing is left to do");
+}
+
+#[test]
+fn a_copy_committed_without_its_mail_is_removed_and_one_with_it_is_published() {
+    let case = case();
+    let mut generator = case.outbox.lock_generator().unwrap().unwrap();
+    let drafts = vec![
+        generator.draft(mail(10_000_001, &[1]), MAIL).unwrap(),
+        generator.draft(mail(10_000_001, &[]), MAIL).unwrap(),
+        generator.draft(mail(10_000_002, &[]), MAIL).unwrap(),
+    ];
+    let ids = generator.publish(drafts).unwrap();
+    drop(generator);
+    for id in &ids {
+        case.new_to(id, "tmp", "");
+    }
+    let lonely = ids.iter().find(|id| id.as_str().contains("10000002")).unwrap();
+
+    let recovered = case.recover_generator();
+
+    assert_eq!(recovered.removed, std::slice::from_ref(lonely));
+    assert_eq!(recovered.published.len(), 2);
+    assert_eq!(fs::read_dir(case.outbox.root().join("new")).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(case.outbox.sidecars()).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(case.outbox.root().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn drafts_of_other_programs_in_tmp_are_left_alone() {
+    let case = case();
+    let foreign = case.outbox.root().join("tmp/1764028800.R123.mutt");
+    fs::write(&foreign, b"draft").unwrap();
+    assert_eq!(case.recover_generator(), outbox::Recovered::default());
+    assert!(foreign.exists());
+}
+
+#[test]
+fn a_draft_that_is_dropped_leaves_nothing() {
+    let case = case();
+    let mut generator = case.outbox.lock_generator().unwrap().unwrap();
+    let draft = generator.draft(mail(10_000_001, &[1]), MAIL).unwrap();
+    let id = draft.sidecar().id.clone();
+    assert_eq!(case.files(&id), ["sidecar/.ID.json.tmp", "tmp/ID"]);
+    drop(draft);
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn a_published_mail_is_queued_in_new_and_in_cur() {
+    let case = case();
+    let id = case.published();
+    assert_eq!(case.files(&id), ["new/ID", "sidecar/ID.json"]);
+    assert_eq!(case.state(&id), State::Queued);
+    case.new_to(&id, "cur", ":2,S");
+    assert_eq!(case.state(&id), State::Queued, "a person who read it changed nothing");
+    assert_eq!(case.claimed(), [1, 2]);
+}
+
+#[test]
+fn a_deferred_mail_is_due_at_the_time_of_its_record() {
+    let case = case();
+    let id = case.published();
+    let until: Timestamp = "2026-11-25T01:00:00Z".parse().unwrap();
+    case.record(&id, |record| record.next_attempt_at = Some(until));
+    assert_eq!(case.state(&id), State::Deferred { until });
+    assert_eq!(case.files(&id), ["delivery/ID.json", "new/ID", "sidecar/ID.json"]);
+}
+
+#[test]
+fn a_flagged_mail_is_held_and_queued_again_when_the_flag_goes() {
+    let case = case();
+    let id = case.published();
+    let known = case.outbox.find(&id).unwrap().unwrap();
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+
+    assert!(deliverer.hold(&id, &known).unwrap());
+    drop(deliverer);
+    case.record(&id, |record| record.state = DeliveryState::Rejected);
+
+    assert_eq!(case.files(&id), ["cur/ID:2,F", "delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.state(&id), State::Held);
+    let cur = case.outbox.maildir(Place::Cur);
+    fs::rename(cur.join(format!("{id}:2,F")), cur.join(format!("{id}:2,S"))).unwrap();
+    assert_eq!(case.state(&id), State::Queued, "who clears the flag wants it sent");
+}
+
+#[test]
+fn holding_finds_a_mail_that_a_reader_moved_meanwhile() {
+    let case = case();
+    let id = case.published();
+    let stale = case.outbox.find(&id).unwrap().unwrap();
+    case.new_to(&id, "cur", ":2,S");
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert!(deliverer.hold(&id, &stale).unwrap());
+    assert_eq!(case.files(&id), ["cur/ID:2,FS", "sidecar/ID.json"]);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,FS"))).unwrap();
+    assert!(!deliverer.hold(&id, &stale).unwrap(), "there is no mail to hold");
+}
+
+#[test]
+fn a_trashed_or_deleted_mail_is_withdrawn_and_stays_claimed() {
+    let case = case();
+    let id = case.published();
+    case.new_to(&id, "cur", ":2,ST");
+    assert_eq!(case.state(&id), State::Withdrawn);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,ST"))).unwrap();
+    assert_eq!(case.state(&id), State::Withdrawn);
+    assert_eq!(case.claimed(), [1, 2]);
+    assert_eq!(case.recover_generator(), outbox::Recovered::default());
+    assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 0);
+    assert_eq!(case.files(&id), ["sidecar/ID.json"]);
+}
+
+#[test]
+fn an_accepted_mail_is_archived_and_then_forgotten_whatever_its_flags() {
+    for (place, flags) in [("new", ""), ("cur", ":2,S"), ("cur", ":2,F"), ("cur", ":2,ST")] {
+        let case = case();
+        let id = case.published();
+        case.new_to(&id, place, flags);
+        case.record(&id, |record| record.state = DeliveryState::Accepted);
+        assert_eq!(case.state(&id), State::Accepted);
+
+        let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+        let finished = deliverer.finish(&[(id.clone(), None)], true).unwrap();
+
+        assert_eq!(finished, [Finished::Archived]);
+        assert_eq!(case.files(&id), ["sent/cur/ID:2,S"]);
+        assert_eq!(fs::read(case.outbox.root().join(format!("sent/cur/{id}:2,S"))).unwrap(), MAIL);
+        assert_eq!(case.claimed(), [0i64; 0]);
+    }
+}
+
+#[test]
+fn an_accepted_mail_without_a_file_is_finished_all_the_same() {
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    fs::remove_file(case.outbox.root().join("new").join(id.as_str())).unwrap();
+    assert_eq!(case.state(&id), State::Accepted);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert_eq!(deliverer.finish(&[(id.clone(), None)], true).unwrap(), [Finished::NoFile]);
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn without_an_archive_an_accepted_mail_is_removed() {
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert_eq!(deliverer.finish(&[(id.clone(), None)], false).unwrap(), [Finished::Removed]);
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn each_step_of_an_interrupted_finish_can_be_gone_on_from() {
+    // Archived, but the sidecar is still there.
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let root = case.outbox.root().to_owned();
+    fs::rename(root.join("new").join(id.as_str()), root.join(format!("sent/cur/{id}:2,S")))
+        .unwrap();
+    assert_eq!(case.state(&id), State::Accepted);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    deliverer.finish(&[(id.clone(), None)], true).unwrap();
+    assert_eq!(case.files(&id), ["sent/cur/ID:2,S"]);
+
+    // The sidecar is gone, the record is not.
+    drop(deliverer);
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    assert_eq!(case.state(&id), State::Leftover);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert_eq!(deliverer.recover().unwrap(), 1);
+    assert_eq!(case.files(&id), ["sent/cur/ID:2,S"]);
+}
+
+#[test]
+fn a_record_that_was_not_in_place_yet_is_removed() {
+    let case = case();
+    let id = case.published();
+    fs::write(case.outbox.records().join(format!(".{id}.json.tmp")), b"{").unwrap();
+    case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap();
+    assert_eq!(case.files(&id), ["new/ID", "sidecar/ID.json"]);
+}
+
+#[test]
+fn a_foreign_mail_is_never_touched() {
+    let case = case();
+    let id = case.published();
+    fs::remove_file(case.outbox.sidecars().join(format!("{id}.json"))).unwrap();
+    fs::write(case.outbox.root().join("new/päckchen"), b"").unwrap();
+    fs::write(case.outbox.root().join("sidecar/notes.txt"), b"").unwrap();
+    assert_eq!(case.state(&id), State::Foreign);
+    let odd = case.outbox.scan().unwrap().oddities;
+    assert_eq!(odd.len(), 2, "{odd:?}");
+
+    case.recover_generator();
+    case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap();
+
+    assert_eq!(case.files(&id), ["new/ID", "new/päckchen", "sidecar/notes.txt"]);
+}
+
+#[test]
+fn a_mail_that_was_changed_is_told_from_an_intact_one() {
+    let case = case();
+    let id = case.published();
+    let sidecar = case.outbox.sidecar(&id).unwrap().unwrap();
+    let file = case.outbox.find(&id).unwrap().unwrap();
+    let read = |file: &MailFile| case.outbox.read_mail(file, &sidecar).unwrap();
+    assert_eq!(read(&file).unwrap(), MAIL);
+    let path = case.outbox.mail_path(&file);
+
+    let mut changed = MAIL.to_vec();
+    changed[10] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    assert!(read(&file).unwrap_err().contains("SHA-256"));
+    fs::write(&path, b"short").unwrap();
+    assert!(read(&file).unwrap_err().contains("5 octets instead of"));
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+    assert!(case.outbox.read_mail(&file, &sidecar).is_err(), "a link is not followed");
+}
+
+#[test]
+fn a_sidecar_that_breaks_the_format_is_an_error_that_names_it_and_stops_the_claims() {
+    let cases = [
+        ("\"version\": 1", "\"version\": 2", "version 2"),
+        ("\"version\": 1", "\"version\": 1, \"extra\": 1", "unknown field `extra`"),
+        ("\"version\": 1", "\"version\": 1, \"size\": 1", "duplicate field"),
+        ("\"mark_sent\": true", "\"mark_sent\": false", "marks directives sent"),
+        ("20261125-10000001.0@", "20261125-10000001.0\\n@", "control character"),
+        ("\"20261125-10000001\"", "\"20261125-1\"", "as a ticket"),
+        ("{", "", "expected"),
+    ];
+    for (from, to, words) in cases {
+        let case = case();
+        let id = case.published();
+        let path = case.outbox.sidecars().join(format!("{id}.json"));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let error = case.outbox.claims().unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_sidecar_of_another_mail_is_an_error() {
+    let case = case();
+    let id = case.published();
+    let sidecars = case.outbox.sidecars();
+    let other: MailId = "1.M1P1Q1.20261125-10000009.host".parse().unwrap();
+    fs::copy(sidecars.join(format!("{id}.json")), sidecars.join(format!("{other}.json"))).unwrap();
+    assert!(case.outbox.sidecar(&other).unwrap_err().to_string().contains(id.as_str()));
+}
+
+#[test]
+fn the_claims_know_the_newest_mail_to_each_group() {
+    let case = case();
+    case.published();
+    let claims = case.outbox.claims().unwrap();
+    assert_eq!(claims.newest[&group()], "2026-11-25T00:00:00.123456Z".parse().unwrap());
+}
+
+#[test]
+fn a_later_attempt_asks_only_for_recipients_that_are_open() {
+    let case = case();
+    let id = case.published();
+    let outcome = |state, reply: &str| RecipientOutcome { state, reply: reply.into() };
+    case.record(&id, |record| {
+        record.recipients.insert(
+            "abuse@as64496.example".into(),
+            outcome(RecipientState::Accepted, "250 2.0.0 queued"),
+        );
+        record.recipients.insert(
+            "noc@as64496.example".into(),
+            outcome(RecipientState::Deferred, "450 4.2.0 greylisted"),
+        );
+    });
+    let record = case.outbox.record(&id).unwrap().unwrap();
+    let sidecar = case.outbox.sidecar(&id).unwrap().unwrap();
+    assert_eq!(record.open_recipients(&sidecar.envelope.to), ["noc@as64496.example"]);
+    assert!(record.any_accepted());
+}
+
+#[test]
+fn a_lock_holds_off_a_second_process_and_ends_with_the_first() {
+    let case = case();
+    let held = case.outbox.lock_generator().unwrap().unwrap();
+    let second = Outbox::open(case.outbox.root()).unwrap();
+    assert!(second.lock_generator().unwrap().is_none());
+    assert!(second.lock_deliverer().unwrap().is_some(), "the other program has its own lock");
+    drop(held);
+    assert!(second.lock_generator().unwrap().is_some());
+}
+
+#[test]
+fn the_folders_are_open_to_the_group_and_to_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let case = case();
+    let id = case.published();
+    let mode = |name: &str| {
+        fs::metadata(case.outbox.root().join(name)).unwrap().permissions().mode() & 0o7777
+    };
+    for folder in ["", "tmp", "new", "cur", "sidecar", "delivery", "sent", "sent/cur"] {
+        assert_eq!(mode(folder), 0o2770, "{folder}");
+    }
+    assert_eq!(mode(&format!("new/{id}")), 0o640);
+    assert_eq!(mode(&format!("sidecar/{id}.json")), 0o640);
+}
+
+#[test]
+fn what_is_no_outbox_is_refused_in_words_that_name_what_is_missing() {
+    let case = case();
+    fs::remove_dir(case.outbox.root().join("delivery")).unwrap();
+    let error = Outbox::open(case.outbox.root()).unwrap_err().to_string();
+    assert!(error.contains("delivery"), "{error}");
+    assert!(Outbox::open(&case.folder.path().join("nowhere")).is_err());
+    Outbox::create(case.outbox.root()).expect("making what is missing mends it");
+}
+
+#[test]
+fn the_archive_is_pruned_by_age() {
+    use std::time::{Duration, SystemTime};
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    deliverer.finish(&[(id.clone(), None)], true).unwrap();
+    let day = Duration::from_secs(86_400);
+    let in_two_days = SystemTime::now() + 2 * day;
+    assert_eq!(deliverer.prune_archive(3 * day, in_two_days).unwrap(), 0);
+    assert_eq!(deliverer.prune_archive(day, in_two_days).unwrap(), 1);
+    assert_eq!(case.files(&id), [""; 0]);
+}
