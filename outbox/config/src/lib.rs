@@ -1,1 +1,23 @@
-//! In the making.
+//! The configuration file that both programs read, and what is set up straight from it: the log,
+//! the connection to PostgreSQL, and the codes a program ends with.
+//!
+//! The file is that of IntelMQ Mailgen, with sections of our own. docs/configuration.md tells
+//! every key.
+
+pub mod database;
+mod duration;
+mod failure;
+mod file;
+pub mod logging;
+mod secret;
+mod settings;
+pub mod tls;
+
+pub use duration::parse_duration;
+pub use failure::Failure;
+pub use file::{ConfigError, KEYS};
+pub use secret::Secret;
+pub use settings::{
+    Config, DatabaseSettings, DeliverySettings, OpenPgpSettings, SmtpSettings, SmtpTls, SslMode,
+    Uncertain,
+};

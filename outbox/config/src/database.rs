@@ -1,0 +1,167 @@
+//! The connection to PostgreSQL.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use postgres::{Client, NoTls};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{DatabaseSettings, SslMode, tls};
+
+/// Connects. `application_name` shows in `pg_stat_activity`; a statement that takes longer than
+/// `statement_timeout` is ended by the server.
+///
+/// Times are exchanged in UTC. A server that is silent for a minute counts as gone.
+pub fn connect(
+    settings: &DatabaseSettings,
+    application_name: &str,
+    statement_timeout: Duration,
+) -> anyhow::Result<Client> {
+    let mut config = postgres::Config::new();
+    config
+        .dbname(&settings.name)
+        .user(&settings.username)
+        .application_name(application_name)
+        .port(settings.port.unwrap_or(5432))
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_user_timeout(Duration::from_secs(60))
+        .keepalives_idle(Duration::from_secs(30))
+        .keepalives_interval(Duration::from_secs(10))
+        .keepalives_retries(3)
+        .options(&format!(
+            "-c timezone=UTC -c statement_timeout={} -c lock_timeout=30000",
+            statement_timeout.as_millis()
+        ));
+    let host = settings.host.as_deref().filter(|host| !host.is_empty());
+    match host {
+        Some(host) => config.host(host),
+        None => config.host("/var/run/postgresql"),
+    };
+    if let Some(password) = settings.password()? {
+        config.password(password.expose());
+    }
+    // A Unix socket knows no TLS, whatever is asked.
+    let local = host.is_none_or(|host| Path::new(host).is_absolute());
+    let mode = if local { SslMode::Disable } else { settings.sslmode };
+    let connected = if mode == SslMode::Disable {
+        config.ssl_mode(postgres::config::SslMode::Disable).connect(NoTls)
+    } else {
+        config
+            .ssl_mode(match mode {
+                SslMode::Prefer => postgres::config::SslMode::Prefer,
+                _ => postgres::config::SslMode::Require,
+            })
+            .connect(MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?))
+    };
+    let place = host.unwrap_or("the local socket");
+    connected.map_err(|error| anyhow::anyhow!("{}", describe(&error))).with_context(|| {
+        format!("cannot connect to database {} at {place} as {}", settings.name, settings.username)
+    })
+}
+
+/// Says what the server said, or what kept it from saying anything: `postgres::Error` alone hides
+/// both behind words such as "db error".
+pub fn describe(error: &postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", said.message(), said.code().code());
+        for more in [said.detail(), said.hint()].into_iter().flatten() {
+            let _ = write!(text, "; {more}");
+        }
+        return text;
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn tls_config(mode: SslMode, root: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .context("cannot set up TLS")?;
+    // As in libpq, `require` with an authority named checks the certificate against it.
+    let check_authority = matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) || root.is_some();
+    if mode == SslMode::VerifyFull {
+        let roots = tls::roots(root)?;
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+    }
+    let authorities = if check_authority {
+        let roots = Arc::new(tls::roots(root)?);
+        let provider = tls::provider();
+        Some(WebPkiServerVerifier::builder_with_provider(roots, provider).build()?)
+    } else {
+        None
+    };
+    let verifier = Arc::new(AnyName { authorities });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// What `prefer`, `require` and `verify-ca` promise: the certificate may be for any name, and,
+/// without authorities, by anyone.
+#[derive(Debug)]
+struct AnyName {
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(authorities) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let checked = authorities.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match checked {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let supported = tls::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &supported)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let supported = tls::provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &supported)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,45 @@
+//! How a program ends when it can't do its work: the exit codes, told by kind.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a program ended. The codes of 64 and more are those of sysexits.h.
+#[derive(Debug)]
+pub enum Failure {
+    /// It ran, but something failed that it could not go on from.
+    Failed(anyhow::Error),
+    /// Something it needs is not there now: the database, the outbox. Trying later can help.
+    Unavailable(anyhow::Error),
+    /// The configuration is wrong. Trying later does not help.
+    Configuration(anyhow::Error),
+}
+
+impl Failure {
+    /// What the program's process ends with: 1, 75 or 78.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Unavailable(_) => 75,
+            Self::Configuration(_) => 78,
+        })
+    }
+
+    /// What went wrong, with its causes.
+    pub fn error(&self) -> &anyhow::Error {
+        match self {
+            Self::Failed(error) | Self::Unavailable(error) | Self::Configuration(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error())
+    }
+}
+
+impl From<crate::ConfigError> for Failure {
+    fn from(error: crate::ConfigError) -> Self {
+        Self::Configuration(error.into())
+    }
+}

@@ -1,0 +1,369 @@
+//! From files to settings: two JSON files, merged section by section and checked key by key.
+//!
+//! The system's file (or the one given) comes first; the user's `~/.intelmq/intelmq-mailgen.conf`
+//! lies over it. Within a section, a key of the user's file replaces the same key of the system's
+//! whole, as in Mailgen: a section inside a section is one such key.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Config;
+
+/// The file read when none is given.
+const SYSTEM_FILE: &str = "/etc/intelmq/intelmq-mailgen.conf";
+
+/// The user's file, below the home folder.
+const USER_FILE: &str = ".intelmq/intelmq-mailgen.conf";
+
+/// Every key that the file may hold.
+pub const KEYS: &[&str] = &[
+    "openpgp.always_sign",
+    "openpgp.gnupg_home",
+    "openpgp.signing_key",
+    "database.event.name",
+    "database.event.username",
+    "database.event.password",
+    "database.event.password_file",
+    "database.event.host",
+    "database.event.port",
+    "database.event.sslmode",
+    "database.event.sslrootcert",
+    "database.additional_directive_where",
+    "template_dir",
+    "script_directory",
+    "sender",
+    "envelope_from",
+    "smtp.host",
+    "smtp.port",
+    "smtp.tls",
+    "smtp.ca_file",
+    "smtp.username",
+    "smtp.password",
+    "smtp.password_file",
+    "logging_level",
+    "outbox.path",
+    "delivery.retry_min",
+    "delivery.retry_max",
+    "delivery.expire_after",
+    "delivery.archive_for",
+    "delivery.unmarked_limit",
+    "delivery.uncertain",
+    // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
+    "xarf_schemacache",
+    "xarf_reportdomain",
+];
+
+/// What is wrong with the configuration. The texts name file and key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no file at all.
+    #[error("no configuration found: neither {} nor {} is there", system.display(), user.display())]
+    NotFound {
+        /// The system's file.
+        system: PathBuf,
+        /// The user's file.
+        user: PathBuf,
+    },
+    /// A file can't be read.
+    #[error("cannot read the configuration {}: {source}", file.display())]
+    Unreadable {
+        /// Which one.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not JSON.
+    #[error("{}:{}:{}: not valid JSON: {source}", file.display(), source.line(), source.column())]
+    Json {
+        /// Which one.
+        file: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A key is not known, or its value is not as it must be.
+    #[error("{}: {key}: {reason}", file.display())]
+    Key {
+        /// In which file.
+        file: PathBuf,
+        /// The key with its sections, dots between.
+        key: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// A key is missing that a program needs.
+    #[error("{files}: {key} is missing: {why}")]
+    Missing {
+        /// The files that were read.
+        files: String,
+        /// The key with its sections.
+        key: &'static str,
+        /// What it is needed for.
+        why: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads the configuration: `given` or else the system's file, with the user's over it.
+    ///
+    /// A `given` file must be there. Of the other two, one is enough.
+    pub fn load(given: Option<&Path>) -> Result<Self, ConfigError> {
+        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        Self::load_from(given, Path::new(SYSTEM_FILE), &home.join(USER_FILE))
+    }
+
+    fn load_from(given: Option<&Path>, system: &Path, user: &Path) -> Result<Self, ConfigError> {
+        let base = given.unwrap_or(system);
+        let mut files = Vec::new();
+        for file in [base, user] {
+            if file.exists() || Some(file) == given {
+                files.push((file.to_owned(), read(file)?));
+            }
+        }
+        if files.is_empty() {
+            return Err(ConfigError::NotFound { system: base.to_owned(), user: user.to_owned() });
+        }
+        let merged = files.iter().fold(Map::new(), |merged, (_, file)| merge(merged, file));
+        let mut config: Self = serde_path_to_error::deserialize(Value::Object(merged))
+            .map_err(|error| type_error(&files, &error))?;
+        config.files = files.into_iter().map(|(file, _)| file).collect();
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Reads one file and checks its keys, while it is known which file that is.
+fn read(file: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let text = fs::read_to_string(file)
+        .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|source| ConfigError::Json { file: file.to_owned(), source })?;
+    let Value::Object(map) = value else {
+        let reason = "must hold a JSON object: { \"openpgp\": { … }, … }".to_owned();
+        return Err(ConfigError::Key { file: file.to_owned(), key: "the file".into(), reason });
+    };
+    check_keys(file, "", &map)?;
+    Ok(map)
+}
+
+fn check_keys(file: &Path, section: &str, map: &Map<String, Value>) -> Result<(), ConfigError> {
+    for (name, value) in map {
+        let key = format!("{section}{name}");
+        if KEYS.contains(&key.as_str()) {
+            continue;
+        }
+        let inside = format!("{key}.");
+        let error = |reason| ConfigError::Key { file: file.to_owned(), key: key.clone(), reason };
+        match value {
+            _ if !KEYS.iter().any(|known| known.starts_with(&inside)) => {
+                return Err(error(format!("unknown key; did you mean {}?", nearest(&key))));
+            }
+            Value::Object(map) => check_keys(file, &inside, map)?,
+            _ => return Err(error("must be a section: { … }".into())),
+        }
+    }
+    Ok(())
+}
+
+/// The known key that is written most alike, in its own section or, moved there, in another.
+fn nearest(key: &str) -> &'static str {
+    let name = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    let likeness = |known: &&&str| {
+        let whole = strsim::jaro_winkler(known, key);
+        let moved = strsim::jaro_winkler(&name(known), &name(key)) - 0.05;
+        // Comparable as integers; floats have no total order.
+        #[expect(clippy::cast_possible_truncation, reason = "between -0.05 and 1")]
+        let thousandths = (whole.max(moved) * 1000.0) as i64;
+        thousandths
+    };
+    KEYS.iter().max_by_key(likeness).expect("there are keys")
+}
+
+/// Mailgen's rule: within a section, the later file's keys replace the earlier's.
+fn merge(mut base: Map<String, Value>, over: &Map<String, Value>) -> Map<String, Value> {
+    for (key, value) in over {
+        match (base.get_mut(key), value) {
+            (Some(Value::Object(section)), Value::Object(replacing)) => {
+                section.extend(replacing.clone());
+            }
+            _ => _ = base.insert(key.clone(), value.clone()),
+        }
+    }
+    base
+}
+
+/// Names the file that a value of a wrong type came from: the last that has the key.
+fn type_error(
+    files: &[(PathBuf, Map<String, Value>)],
+    error: &serde_path_to_error::Error<serde_json::Error>,
+) -> ConfigError {
+    let key = error.path().to_string();
+    let pointer = format!("/{}", key.replace('.', "/"));
+    let holds = |map: &Map<String, Value>| Value::Object(map.clone()).pointer(&pointer).is_some();
+    let file = files.iter().rev().find(|(_, map)| holds(map)).unwrap_or(&files[0]);
+    ConfigError::Key { file: file.0.clone(), key, reason: error.inner().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every key, with a value that differs from its default.
+    const FULL: &str = r#"{
+        "openpgp": { "always_sign": true, "gnupg_home": "/g", "signing_key": "5F50" },
+        "database": {
+            "event": { "name": "eventdb", "username": "mailgen", "password": "pgpass0",
+                       "password_file": "/p", "host": "db.cert.example", "port": 5433,
+                       "sslmode": "verify-full", "sslrootcert": "/ca" },
+            "additional_directive_where": "d3.template_name = 'x'"
+        },
+        "template_dir": "/t", "script_directory": "/s",
+        "sender": "CERT Example <noreply@cert.example>",
+        "envelope_from": "bounce+{ticket}@cert.example",
+        "smtp": { "host": "mail.cert.example", "port": 465, "tls": "implicit", "ca_file": "/ca",
+                  "username": "u", "password": "smtppass0", "password_file": "/p" },
+        "logging_level": "DEBUG",
+        "outbox": { "path": "/o" },
+        "delivery": { "retry_min": "1m", "retry_max": "2h", "expire_after": "3d",
+                      "archive_for": "4d", "unmarked_limit": 5, "uncertain": "hold" },
+        "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
+    }"#;
+
+    struct Files {
+        folder: tempfile::TempDir,
+    }
+
+    impl Files {
+        fn new(system: Option<&str>, user: Option<&str>) -> Self {
+            let files = Self { folder: tempfile::tempdir().unwrap() };
+            for (name, text) in [("system", system), ("user", user)] {
+                if let Some(text) = text {
+                    fs::write(files.folder.path().join(name), text).unwrap();
+                }
+            }
+            files
+        }
+
+        fn load(&self) -> Result<Config, ConfigError> {
+            let folder = self.folder.path();
+            Config::load_from(None, &folder.join("system"), &folder.join("user"))
+        }
+
+        fn error(&self) -> String {
+            self.load().unwrap_err().to_string()
+        }
+    }
+
+    fn leaves(prefix: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    leaves(&format!("{prefix}{key}."), value, found);
+                }
+            }
+            _ => found.push(prefix.trim_end_matches('.').to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_known_key_is_read_and_every_key_that_is_read_is_known() {
+        let mut found = Vec::new();
+        leaves("", &serde_json::from_str(FULL).unwrap(), &mut found);
+        let mut known: Vec<String> = KEYS.iter().map(ToString::to_string).collect();
+        found.sort();
+        known.sort();
+        assert_eq!(found, known);
+        Files::new(Some(FULL), None).load().unwrap();
+    }
+
+    #[test]
+    fn no_password_shows_in_a_debug_print() {
+        let config = Files::new(Some(FULL), None).load().unwrap();
+        let debug = format!("{config:?}");
+        assert!(!debug.contains("pgpass0") && !debug.contains("smtppass0"), "{debug}");
+    }
+
+    #[test]
+    fn the_users_file_lies_over_the_systems_section_by_section() {
+        let files = Files::new(
+            Some(FULL),
+            Some(r#"{ "openpgp": { "signing_key": "AAAA" }, "sender": "me@cert.example" }"#),
+        );
+        let config = files.load().unwrap();
+        let openpgp = config.openpgp.unwrap();
+        assert_eq!(openpgp.signing_key.as_deref(), Some("AAAA"));
+        assert_eq!(openpgp.gnupg_home, Some("/g".into()));
+        assert_eq!(config.sender.as_deref(), Some("me@cert.example"));
+        // One key of the section `database`, so replaced whole.
+        let files = Files::new(
+            Some(FULL),
+            Some(r#"{"database": {"event": {"name": "other", "username": "u"}}}"#),
+        );
+        let database = files.load().unwrap().database.unwrap();
+        assert_eq!(database.event.name, "other");
+        assert_eq!(database.event.host, None);
+        assert!(database.additional_directive_where.is_some());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_file_and_the_nearest_known_one() {
+        let cases = [
+            (
+                r#"{"openpgp": {"allways_sign": true}}"#,
+                "openpgp.allways_sign",
+                "openpgp.always_sign",
+            ),
+            (r#"{"gnupg_home": "/g"}"#, "gnupg_home", "openpgp.gnupg_home"),
+            (r#"{"templatedir": "/g"}"#, "templatedir", "template_dir"),
+            (
+                r#"{"database": {"event": {"user": "x"}}}"#,
+                "database.event.user",
+                "database.event.username",
+            ),
+        ];
+        for (text, key, nearest) in cases {
+            let error = Files::new(None, Some(text)).error();
+            assert!(error.contains("/user: "), "{error}");
+            assert!(
+                error.contains(&format!("{key}: unknown key; did you mean {nearest}?")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_named_with_its_file_and_key() {
+        let error = Files::new(Some(FULL), Some(r#"{"outbox": {"path": 7}}"#)).error();
+        assert!(error.contains("/user: outbox.path: ") && error.contains("string"), "{error}");
+        let error = Files::new(Some(r#"{"delivery": {"retry_min": "5 min"}}"#), None).error();
+        assert!(error.contains("delivery.retry_min: ") && error.contains("15m"), "{error}");
+        let error = Files::new(Some(r#"{"smtp": []}"#), None).error();
+        assert!(error.contains("smtp: must be a section"), "{error}");
+        let error = Files::new(Some(r#"{"smtp": {"host": "h", "tls": "ssl"}}"#), None).error();
+        assert!(error.contains("smtp.tls") && error.contains("starttls"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_never_shows_a_password() {
+        let error =
+            Files::new(Some(r#"{"smtp": {"host": "h", "password": 1234567}}"#), None).error();
+        assert!(!error.contains("1234567"), "{error}");
+        assert!(error.contains("smtp.password"), "{error}");
+    }
+
+    #[test]
+    fn broken_json_is_named_with_line_and_column() {
+        let error = Files::new(Some("{\n  \"sender\": oops\n}"), None).error();
+        assert!(error.contains("/system:2:"), "{error}");
+        assert!(Files::new(Some("[]"), None).error().contains("JSON object"));
+    }
+
+    #[test]
+    fn no_file_at_all_is_an_error_that_says_where_it_looked() {
+        let error = Files::new(None, None).error();
+        assert!(error.contains("/system") && error.contains("/user"), "{error}");
+        let missing = Config::load_from(Some(Path::new("/nowhere.conf")), "".as_ref(), "".as_ref());
+        assert!(missing.unwrap_err().to_string().contains("/nowhere.conf"));
+    }
+}

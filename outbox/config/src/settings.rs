@@ -1,0 +1,413 @@
+//! The settings, as types.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tracing::Level;
+
+use crate::{ConfigError, Secret, duration};
+
+/// The whole configuration. A section that a program needs and does not find is an error of the
+/// function that asks for it, since the other program may not need it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The files this came from, in the order read.
+    #[serde(skip)]
+    pub files: Vec<PathBuf>,
+    /// How mails are signed.
+    pub openpgp: Option<OpenPgpSettings>,
+    /// Where events and directives are.
+    pub database: Option<DatabaseSection>,
+    /// The folder of mail templates.
+    pub template_dir: Option<PathBuf>,
+    /// The folder of format definitions.
+    pub script_directory: Option<PathBuf>,
+    /// The `From` field: an address, with a display name or without.
+    pub sender: Option<String>,
+    /// The reverse-path of the envelope; `{ticket}` in it is replaced.
+    pub envelope_from: Option<String>,
+    /// The relay.
+    pub smtp: Option<SmtpSettings>,
+    /// The least severe level that is logged.
+    #[serde(default = "default_level", deserialize_with = "level")]
+    pub logging_level: Level,
+    /// Where the outbox is.
+    #[serde(default)]
+    pub outbox: OutboxSettings,
+    /// How the deliverer goes about its work.
+    #[serde(default)]
+    pub delivery: DeliverySettings,
+    /// Of Mailgen's X-ARF scripts; not used.
+    #[serde(default, rename = "xarf_schemacache")]
+    _xarf_schemacache: Option<String>,
+    /// Of Mailgen's X-ARF scripts; not used.
+    #[serde(default, rename = "xarf_reportdomain")]
+    _xarf_reportdomain: Option<String>,
+}
+
+/// Section `openpgp`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenPgpSettings {
+    /// Whether mails are signed.
+    pub always_sign: bool,
+    /// The GnuPG home folder; GnuPG's default if missing.
+    pub gnupg_home: Option<PathBuf>,
+    /// The key that signs, best named by its fingerprint.
+    pub signing_key: Option<String>,
+}
+
+/// Section `database`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSection {
+    /// How to connect.
+    pub event: DatabaseSettings,
+    /// An SQL condition that pending directives must meet besides.
+    pub additional_directive_where: Option<String>,
+}
+
+/// Section `database.event`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// The database's name.
+    pub name: String,
+    /// The PostgreSQL role to log in as.
+    pub username: String,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// Host name, address, or the folder of the server's Unix socket. Missing: the usual socket.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Whether the connection is encrypted, and what of the server's certificate is checked.
+    #[serde(default)]
+    pub sslmode: SslMode,
+    /// The authorities that may have signed it, PEM; the system's if missing.
+    pub sslrootcert: Option<PathBuf>,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS if the server offers it, unchecked.
+    #[default]
+    Prefer,
+    /// TLS; the certificate is checked against `sslrootcert` if that is given.
+    Require,
+    /// TLS with a certificate of a known authority.
+    VerifyCa,
+    /// TLS with a certificate of a known authority for this host.
+    VerifyFull,
+}
+
+/// Section `smtp`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmtpSettings {
+    /// Host name or address.
+    pub host: String,
+    /// Port. Missing: 25, 587 or 465 by `tls`.
+    pub port: Option<u16>,
+    /// Missing: `none` for a loopback host, `starttls` for any other.
+    pub tls: Option<SmtpTls>,
+    /// The authorities that may have signed the relay's certificate, PEM; the system's if missing.
+    pub ca_file: Option<PathBuf>,
+    /// Who to log in as.
+    pub username: Option<String>,
+    /// With which password.
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    pub password_file: Option<PathBuf>,
+}
+
+/// How the connection to the relay is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmtpTls {
+    /// Not.
+    None,
+    /// By STARTTLS (RFC 3207), which must be offered.
+    StartTls,
+    /// From the first octet (RFC 8314).
+    Implicit,
+}
+
+impl SmtpSettings {
+    /// Whether the host is this one, by name or address.
+    pub fn is_loopback(&self) -> bool {
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        self.host == "localhost"
+            || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// How the connection is encrypted.
+    pub fn tls(&self) -> SmtpTls {
+        let default = if self.is_loopback() { SmtpTls::None } else { SmtpTls::StartTls };
+        self.tls.unwrap_or(default)
+    }
+
+    /// The port, as given or usual.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(match self.tls() {
+            SmtpTls::None => 25,
+            SmtpTls::StartTls => 587,
+            SmtpTls::Implicit => 465,
+        })
+    }
+
+    /// The password, wherever it comes from.
+    pub fn password(&self) -> Result<Option<Secret>, ConfigError> {
+        password(
+            self.password.as_ref(),
+            self.password_file.as_deref(),
+            "smtp.password_file",
+            "OUTBOX_SMTP_PASSWORD",
+        )
+    }
+}
+
+impl DatabaseSettings {
+    /// The password, wherever it comes from.
+    pub fn password(&self) -> Result<Option<Secret>, ConfigError> {
+        password(
+            self.password.as_ref(),
+            self.password_file.as_deref(),
+            "database.event.password_file",
+            "OUTBOX_DATABASE_PASSWORD",
+        )
+    }
+}
+
+/// The password of the file named, else the one given, else that of the environment. A file
+/// named without a folder is a systemd credential.
+fn password(
+    given: Option<&Secret>,
+    file: Option<&Path>,
+    key: &str,
+    variable: &str,
+) -> Result<Option<Secret>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(given.cloned().or_else(|| std::env::var(variable).ok().map(Secret::new)));
+    };
+    let path = match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) if file.components().count() == 1 => Path::new(&folder).join(file),
+        _ => file.to_owned(),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
+        Err(error) => Err(ConfigError::Key {
+            file: path,
+            key: key.to_owned(),
+            reason: format!("cannot read the password: {error}"),
+        }),
+    }
+}
+
+/// Section `outbox`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutboxSettings {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        Self { path: "/var/spool/intelmq-outbox".into() }
+    }
+}
+
+/// Section `delivery`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliverySettings {
+    /// How long to wait after the first temporary refusal; doubled after each further one.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub retry_min: Duration,
+    /// How long to wait at most.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub retry_max: Duration,
+    /// How long after its first attempt a mail is given up, and held.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub expire_after: Duration,
+    /// How long relayed mails stay in the archive; zero keeps none.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub archive_for: Duration,
+    /// How many mails may be relayed while the database does not take their marks.
+    pub unmarked_limit: usize,
+    /// What to do with a mail that the relay may have taken without saying so.
+    pub uncertain: Uncertain,
+}
+
+impl Default for DeliverySettings {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Self {
+            retry_min: Duration::from_secs(300),
+            retry_max: hours(4),
+            expire_after: hours(5 * 24),
+            archive_for: hours(30 * 24),
+            unmarked_limit: 1000,
+            uncertain: Uncertain::Resend,
+        }
+    }
+}
+
+/// What to do with a mail that the relay may have taken without saying so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uncertain {
+    /// Send it again: the same bytes with the same Message-ID.
+    Resend,
+    /// Hold it for a person.
+    Hold,
+}
+
+impl Config {
+    /// What can be wrong with values that have the right types.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, reason: &str| {
+            Err(ConfigError::Key {
+                file: self.files.last().cloned().unwrap_or_default(),
+                key: key.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
+        let delivery = &self.delivery;
+        if delivery.retry_min.is_zero() {
+            return wrong("delivery.retry_min", "must be longer than zero");
+        }
+        if delivery.retry_max < delivery.retry_min {
+            return wrong("delivery.retry_max", "must not be shorter than delivery.retry_min");
+        }
+        if delivery.unmarked_limit == 0 {
+            return wrong("delivery.unmarked_limit", "must be at least 1");
+        }
+        if let Some(smtp) = &self.smtp
+            && smtp.username.is_some()
+            && smtp.tls() == SmtpTls::None
+            && !smtp.is_loopback()
+        {
+            return wrong(
+                "smtp.tls",
+                "with a username must be \"starttls\" or \"implicit\", unless the host is a loopback \
+                 one: the password would go over the network in clear",
+            );
+        }
+        Ok(())
+    }
+
+    /// The value of a key that may be missing in the file but not here.
+    fn need<'a, T>(
+        &self,
+        value: Option<&'a T>,
+        key: &'static str,
+        why: &'static str,
+    ) -> Result<&'a T, ConfigError> {
+        let names = self.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+        value.ok_or_else(|| ConfigError::Missing { files: names.join(", "), key, why })
+    }
+
+    /// Section `openpgp`.
+    pub fn openpgp(&self) -> Result<&OpenPgpSettings, ConfigError> {
+        self.need(self.openpgp.as_ref(), "openpgp", "it says whether and how mails are signed")
+    }
+
+    /// Section `database`.
+    pub fn database(&self) -> Result<&DatabaseSection, ConfigError> {
+        self.need(self.database.as_ref(), "database.event", "it says where the directives are")
+    }
+
+    /// The folder of mail templates.
+    pub fn template_dir(&self) -> Result<&Path, ConfigError> {
+        let dir = self.template_dir.as_ref();
+        self.need(dir, "template_dir", "mails are made from templates").map(PathBuf::as_path)
+    }
+
+    /// The folder of format definitions.
+    pub fn script_directory(&self) -> Result<&Path, ConfigError> {
+        let dir = self.script_directory.as_ref();
+        self.need(dir, "script_directory", "format definitions say what becomes a mail")
+            .map(PathBuf::as_path)
+    }
+
+    /// The `From` field.
+    pub fn sender(&self) -> Result<&str, ConfigError> {
+        self.need(self.sender.as_ref(), "sender", "every mail has a From field").map(String::as_str)
+    }
+
+    /// Section `smtp`.
+    pub fn smtp(&self) -> Result<&SmtpSettings, ConfigError> {
+        self.need(self.smtp.as_ref(), "smtp.host", "it says which relay takes the mails")
+    }
+}
+
+fn default_level() -> Level {
+    Level::INFO
+}
+
+/// Python's level names, as Mailgen's file has them.
+fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
+    let name = String::deserialize(from)?;
+    match name.to_ascii_uppercase().as_str() {
+        "DEBUG" => Ok(Level::DEBUG),
+        "INFO" => Ok(Level::INFO),
+        "WARNING" | "WARN" => Ok(Level::WARN),
+        "ERROR" | "CRITICAL" => Ok(Level::ERROR),
+        _ => Err(serde::de::Error::custom(format!(
+            "{name:?} is no level: write DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn smtp(text: &str) -> SmtpSettings {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn without_tls_given_only_a_loopback_relay_is_spoken_to_in_clear() {
+        for host in ["localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]"] {
+            let smtp = smtp(&format!(r#"{{"host": "{host}"}}"#));
+            assert_eq!((smtp.tls(), smtp.port()), (SmtpTls::None, 25), "{host}");
+        }
+        for host in ["mail.cert.example", "192.0.2.1", "localhost.cert.example"] {
+            let smtp = smtp(&format!(r#"{{"host": "{host}"}}"#));
+            assert_eq!((smtp.tls(), smtp.port()), (SmtpTls::StartTls, 587), "{host}");
+        }
+        assert_eq!(smtp(r#"{"host": "h", "tls": "implicit"}"#).port(), 465);
+        assert_eq!(smtp(r#"{"host": "h", "port": 26}"#).port(), 26);
+    }
+
+    #[test]
+    fn a_password_in_clear_over_the_network_is_refused() {
+        let text = r#"{"smtp": {"host": "192.0.2.1", "tls": "none", "username": "u"}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert!(config.check().unwrap_err().to_string().contains("smtp.tls"));
+    }
+
+    #[test]
+    fn a_password_file_goes_before_the_password_and_loses_its_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "from file\n").unwrap();
+        let given = Secret::new("given");
+        let read = |file| password(Some(&given), file, "smtp.password_file", "OUTBOX_NO_SUCH");
+        assert_eq!(read(Some(&file)).unwrap().unwrap().expose(), "from file");
+        assert_eq!(read(None).unwrap().unwrap().expose(), "given");
+        let error = read(Some(&folder.path().join("none"))).unwrap_err().to_string();
+        assert!(error.contains("smtp.password_file"), "{error}");
+    }
+}
