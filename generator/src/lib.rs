@@ -1,4 +1,5 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 
 pub mod column;
+pub mod formats;
 pub mod group;

@@ -1,0 +1,424 @@
+//! From the text of one definition file to its rules.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use toml::de::DeTable;
+
+use super::condition::{Condition, Criteria};
+use super::error::Problem;
+use super::pattern::{Pattern, Patterns};
+use super::plan::{Data, TemplateChoice, Text};
+use super::postpone::{Postpone, parse_duration};
+use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
+use super::toml_table::{Problems, Table, Value, hint};
+use crate::column::{Column, Field};
+
+/// Names whose value every mail gives itself.
+const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
+
+/// Reads the definition file `path`, which holds `text`.
+pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
+    let mut problems = Problems::new(path, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        problems.report(offset, error.message());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut reader = Reader { file: name, titles: BTreeMap::new(), problems };
+    // What the parser made of broken text would only bring errors that are none.
+    let file = errors
+        .is_empty()
+        .then(|| reader.file(Table::new("a definition file", root.span(), root.get_ref())));
+    let problems = reader.problems.into_vec();
+    file.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+struct Reader<'a> {
+    /// The file's name without its folder.
+    file: String,
+    /// The file's `[titles]`.
+    titles: BTreeMap<String, String>,
+    problems: Problems<'a>,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, mut root: Table) -> File {
+        if let Some(titles) = root.get("titles") {
+            self.titles = self.titles(titles);
+        }
+        let substitutions = self.optional(&mut root, "substitutions", Self::texts);
+        let for_data = self.optional(&mut root, "substitutions_for_data", Self::for_data);
+        let substitutions_when = self.each(&mut root, "substitutions_when", Self::conditional);
+        let copies = self.each(&mut root, "copy", Self::copy);
+        let formats = self.each(&mut root, "format", Self::format);
+        root.deny_unknown(&mut self.problems);
+        File {
+            name: self.file.clone(),
+            substitutions: substitutions.unwrap_or_default(),
+            substitutions_for_data: for_data.unwrap_or_default(),
+            substitutions_when,
+            copies,
+            formats,
+        }
+    }
+
+    fn optional<T>(
+        &mut self,
+        table: &mut Table,
+        key: &'static str,
+        read: fn(&mut Self, Value) -> T,
+    ) -> Option<T> {
+        table.get(key).map(|value| read(self, value))
+    }
+
+    fn each<T>(
+        &mut self,
+        table: &mut Table,
+        key: &'static str,
+        read: fn(&mut Self, Table) -> T,
+    ) -> Vec<T> {
+        let Some(value) = table.get(key) else { return Vec::new() };
+        let tables = value.tables(&mut self.problems);
+        tables.into_iter().map(|table| read(self, table)).collect()
+    }
+
+    fn titles(&mut self, value: Value) -> BTreeMap<String, String> {
+        let Some(table) = value.table("[titles]", &mut self.problems) else {
+            return BTreeMap::new();
+        };
+        let mut titles = BTreeMap::new();
+        for entry in table.entries() {
+            // A title for a field that no event can have is a slip of the pen.
+            self.field(entry.key, entry.key_offset);
+            if let Some(title) = entry.string(&mut self.problems) {
+                titles.insert(entry.key.to_owned(), title.to_owned());
+            }
+        }
+        titles
+    }
+
+    fn texts(&mut self, value: Value) -> Texts {
+        let title = format!("`{}`", value.key);
+        let Some(table) = value.table(&title, &mut self.problems) else {
+            return Texts::new();
+        };
+        let mut texts = Texts::new();
+        for entry in table.entries() {
+            let name = entry.key;
+            if RESERVED.contains(&name) {
+                let message = format!("`{name}` has its value from the mail and can't be set");
+                self.problems.report(entry.key_offset, message);
+            } else if !is_placeholder(name) {
+                let message = format!(
+                    "no template can name `{name}`: a name has letters, digits, `_` and `.`, and \
+                     begins with a letter or `_`"
+                );
+                self.problems.report(entry.key_offset, message);
+            }
+            if let Some(text) = entry.string(&mut self.problems) {
+                let text = self.text(entry, text);
+                texts.insert(name.to_owned(), text);
+            }
+        }
+        texts
+    }
+
+    fn text(&self, value: &Value, text: &str) -> Text {
+        let line = self.problems.line(value.offset());
+        Text { text: text.to_owned(), file: self.file.clone(), line }
+    }
+
+    fn for_data(&mut self, value: Value) -> BTreeMap<Data, Texts> {
+        let title = "[substitutions_for_data]";
+        let Some(mut table) = value.table(title, &mut self.problems) else {
+            return BTreeMap::new();
+        };
+        let mut texts = BTreeMap::new();
+        for data in Data::ALL {
+            if let Some(set) = table.get(data.as_str()) {
+                texts.insert(data, self.texts(set));
+            }
+        }
+        table.deny_unknown(&mut self.problems);
+        texts
+    }
+
+    fn conditional(&mut self, mut table: Table) -> ConditionalTexts {
+        let when = self.criteria(&mut table);
+        let unless = self.optional(&mut table, "unless", Self::unless).flatten();
+        let set = table.require("set", &mut self.problems).map(|value| self.texts(value));
+        table.deny_unknown(&mut self.problems);
+        ConditionalTexts { condition: Condition { when, unless }, set: set.unwrap_or_default() }
+    }
+
+    fn copy(&mut self, mut table: Table) -> Copy {
+        let condition = self.condition(&mut table);
+        let envelope_to = table
+            .require("envelope_to", &mut self.problems)
+            .map(|value| self.addresses(value))
+            .unwrap_or_default();
+        let copy = Copy {
+            condition,
+            envelope_to,
+            columns: self.optional(&mut table, "columns", Self::columns),
+            data: self.optional(&mut table, "data", Self::data).flatten(),
+            substitutions: self
+                .optional(&mut table, "substitutions", Self::texts)
+                .unwrap_or_default(),
+            template: self.template(&mut table),
+        };
+        table.deny_unknown(&mut self.problems);
+        copy
+    }
+
+    fn format(&mut self, mut table: Table) -> Format {
+        let line = self.problems.line(table.offset);
+        let name = table
+            .require("name", &mut self.problems)
+            .and_then(|value| value.non_empty_string(&mut self.problems));
+        let condition = self.condition(&mut table);
+        let postpone = self.optional(&mut table, "postpone", Self::postpone);
+        let columns = table.require("columns", &mut self.problems).map(|value| self.columns(value));
+        let format = Format {
+            name: name.unwrap_or_default().to_owned(),
+            line,
+            condition,
+            postpone: postpone.unwrap_or_default(),
+            columns: columns.unwrap_or_default(),
+            data: self
+                .optional(&mut table, "data", Self::data)
+                .flatten()
+                .unwrap_or(DataRule::Always(Data::Inline)),
+            substitutions: self
+                .optional(&mut table, "substitutions", Self::texts)
+                .unwrap_or_default(),
+            template: self.template(&mut table),
+        };
+        table.deny_unknown(&mut self.problems);
+        format
+    }
+
+    fn condition(&mut self, table: &mut Table) -> Condition {
+        let when = self.optional(table, "when", Self::when).flatten().unwrap_or_default();
+        let unless = self.optional(table, "unless", Self::unless).flatten();
+        Condition { when, unless }
+    }
+
+    fn when(&mut self, value: Value) -> Option<Criteria> {
+        let mut table = value.table("`when`", &mut self.problems)?;
+        let criteria = self.criteria(&mut table);
+        table.deny_unknown(&mut self.problems);
+        Some(criteria)
+    }
+
+    fn unless(&mut self, value: Value) -> Option<Criteria> {
+        let mut table = value.table("`unless`", &mut self.problems)?;
+        if table.entries().is_empty() {
+            value.report(&mut self.problems, "an empty `unless` would leave the rule no group");
+        }
+        let criteria = self.criteria(&mut table);
+        table.deny_unknown(&mut self.problems);
+        Some(criteria)
+    }
+
+    fn criteria(&mut self, table: &mut Table) -> Criteria {
+        Criteria {
+            notification_format: self.optional(table, "notification_format", Self::patterns),
+            event_data_format: self.optional(table, "event_data_format", Self::patterns),
+            template_name: self.optional(table, "template_name", Self::patterns),
+            recipient_address: self.optional(table, "recipient_address", Self::patterns),
+            aggregate: self.optional(table, "aggregate", Self::aggregate).unwrap_or_default(),
+            has_aggregate: self.optional(table, "has_aggregate", Self::strings).unwrap_or_default(),
+        }
+    }
+
+    fn patterns(&mut self, value: Value) -> Patterns {
+        let values = value.one_or_more(&mut self.problems);
+        let texts = values.iter().filter_map(|value| value.text(&mut self.problems));
+        Patterns(texts.map(|text| Pattern::new(&text)).collect())
+    }
+
+    fn strings(&mut self, value: Value) -> Vec<String> {
+        let values = value.one_or_more(&mut self.problems);
+        let texts = values.iter().filter_map(|value| value.non_empty_string(&mut self.problems));
+        texts.map(str::to_owned).collect()
+    }
+
+    fn aggregate(&mut self, value: Value) -> BTreeMap<String, Patterns> {
+        let Some(table) = value.table("`aggregate`", &mut self.problems) else {
+            return BTreeMap::new();
+        };
+        let entries = table.entries().iter();
+        entries.map(|entry| (entry.key.to_owned(), self.patterns(*entry))).collect()
+    }
+
+    fn addresses(&mut self, value: Value) -> Vec<String> {
+        let values = value.one_or_more(&mut self.problems);
+        let mut addresses = Vec::new();
+        for value in values {
+            let Some(text) = value.string(&mut self.problems) else { continue };
+            match lettre::Address::from_str(text) {
+                Ok(_) => addresses.push(text.to_owned()),
+                Err(error) => {
+                    value.report(&mut self.problems, format!("{text:?} is no address: {error}"));
+                }
+            }
+        }
+        addresses
+    }
+
+    fn postpone(&mut self, value: Value) -> Postpone {
+        let Some(mut table) = value.table("`postpone`", &mut self.problems) else {
+            return Postpone::default();
+        };
+        if table.entries().is_empty() {
+            value.report(&mut self.problems, "`postpone` is empty");
+        }
+        let postpone = Postpone {
+            newest_directive_younger_than: self
+                .optional(&mut table, "newest_directive_younger_than", Self::duration)
+                .flatten(),
+            observation_younger_than: self
+                .optional(&mut table, "observation_younger_than", Self::duration)
+                .flatten(),
+            within_notification_interval: table
+                .get("within_notification_interval")
+                .and_then(|value| value.boolean(&mut self.problems))
+                .unwrap_or(false),
+        };
+        table.deny_unknown(&mut self.problems);
+        postpone
+    }
+
+    fn duration(&mut self, value: Value) -> Option<SignedDuration> {
+        let text = value.string(&mut self.problems)?;
+        let duration = parse_duration(text);
+        if duration.is_none() {
+            let message = format!(
+                "{text:?} is no duration: a whole number and `s`, `m`, `h` or `d`, such as \"15m\""
+            );
+            value.report(&mut self.problems, message);
+        }
+        duration
+    }
+
+    fn columns(&mut self, value: Value) -> Vec<Column> {
+        let mut columns: Vec<Column> = Vec::new();
+        for value in value.list(&mut self.problems) {
+            let Some(column) = self.column(value) else { continue };
+            if columns.iter().any(|other| other.title == column.title) {
+                let message = format!("two columns have the title {:?}", column.title);
+                value.report(&mut self.problems, message);
+            }
+            columns.push(column);
+        }
+        columns
+    }
+
+    /// `"source.ip"`, or `{ field = "source.ip", title = "ip" }`.
+    fn column(&mut self, value: Value) -> Option<Column> {
+        let (field, title) = if value.is_table() {
+            let mut table = value.table("a column", &mut self.problems)?;
+            let field = table.require("field", &mut self.problems);
+            let title = table.get("title").and_then(|value| value.string(&mut self.problems));
+            table.deny_unknown(&mut self.problems);
+            (field?, title)
+        } else {
+            (value, None)
+        };
+        let name = field.string(&mut self.problems)?;
+        let read = self.field(name, field.offset())?;
+        let title = title.map(str::to_owned);
+        let title =
+            title.or_else(|| self.titles.get(name).cloned()).unwrap_or_else(|| match &read {
+                Field::Event(name) | Field::Extra(name) => name.clone(),
+            });
+        Some(Column { field: read, title })
+    }
+
+    fn field(&mut self, name: &str, offset: usize) -> Option<Field> {
+        let wrong = if let Some(key) = name.strip_prefix("extra:") {
+            format!("{name:?} is no field: a key of `extra` is written \"extra.{key}\"")
+        } else if name.trim().is_empty() || name == "extra." {
+            format!("{name:?} is no field")
+        } else {
+            return Some(Field::parse(name));
+        };
+        self.problems.report(offset, wrong);
+        None
+    }
+
+    /// `"inline"`, or `{ inline = "*_csv_inline", … }`: by the group's `event_data_format`.
+    fn data(&mut self, value: Value) -> Option<DataRule> {
+        if !value.is_table() {
+            let text = value.string(&mut self.problems)?;
+            return self.data_named(text, &value).map(DataRule::Always);
+        }
+        let table = value.table("`data`", &mut self.problems)?;
+        if table.entries().is_empty() {
+            value.report(&mut self.problems, "`data` is empty");
+        }
+        let mut cases = Vec::new();
+        for entry in table.entries() {
+            let patterns = self.patterns(*entry);
+            if let Some(data) = self.data_named(entry.key, entry) {
+                cases.push((data, patterns));
+            }
+        }
+        Some(DataRule::ByEventDataFormat(cases))
+    }
+
+    fn data_named(&mut self, name: &str, value: &Value) -> Option<Data> {
+        let data = Data::ALL.into_iter().find(|data| data.as_str() == name);
+        if data.is_none() {
+            let hint = hint(name, &Data::ALL.map(Data::as_str));
+            value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
+        }
+        data
+    }
+
+    /// `template`, or `subject` and `body`, or none of them.
+    fn template(&mut self, table: &mut Table) -> Option<TemplateChoice> {
+        let template = table.get("template");
+        let subject = table.get("subject");
+        let body = table.get("body");
+        match (template, subject, body) {
+            (None, None, None) => None,
+            (Some(name), None, None) => {
+                let name = name.non_empty_string(&mut self.problems)?;
+                Some(TemplateChoice::Named(name.to_owned()))
+            }
+            (None, Some(subject), Some(body)) => {
+                let line = subject.non_empty_string(&mut self.problems)?;
+                if line.contains(char::is_control) {
+                    subject.report(&mut self.problems, "`subject` must be a single line");
+                }
+                let text = body.string(&mut self.problems)?;
+                Some(TemplateChoice::Inline {
+                    subject: self.text(&subject, line),
+                    body: self.text(&body, text),
+                })
+            }
+            (Some(template), ..) => {
+                template.report(&mut self.problems, "`template` excludes `subject` and `body`");
+                None
+            }
+            (None, Some(lonely), None) | (None, None, Some(lonely)) => {
+                let message = "`subject` and `body` need each other";
+                self.problems.report(lonely.key_offset, message);
+                None
+            }
+        }
+    }
+}
+
+/// Whether a template can name it: as in Python's `string.Template` with dots allowed.
+fn is_placeholder(name: &str) -> bool {
+    let first = name.bytes().next();
+    first.is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+}

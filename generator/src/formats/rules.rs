@@ -1,0 +1,76 @@
+//! The rules as they were read from the files. Plain data.
+
+use std::collections::BTreeMap;
+
+use super::condition::Condition;
+use super::pattern::Patterns;
+use super::plan::{Data, TemplateChoice, Text};
+use super::postpone::Postpone;
+use crate::column::Column;
+
+/// Texts for a template, by the name it uses.
+pub(super) type Texts = BTreeMap<String, Text>;
+
+/// One definition file.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) name: String,
+    pub(super) substitutions: Texts,
+    pub(super) substitutions_for_data: BTreeMap<Data, Texts>,
+    pub(super) substitutions_when: Vec<ConditionalTexts>,
+    pub(super) copies: Vec<Copy>,
+    pub(super) formats: Vec<Format>,
+}
+
+/// A `[[substitutions_when]]`.
+#[derive(Debug)]
+pub(super) struct ConditionalTexts {
+    pub(super) condition: Condition,
+    pub(super) set: Texts,
+}
+
+/// A `[[copy]]`. What is `None` is as in the group's mail.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) condition: Condition,
+    pub(super) envelope_to: Vec<String>,
+    pub(super) columns: Option<Vec<Column>>,
+    pub(super) data: Option<DataRule>,
+    pub(super) substitutions: Texts,
+    pub(super) template: Option<TemplateChoice>,
+}
+
+/// A `[[format]]`. Without a template it is the one that the directive names.
+#[derive(Debug)]
+pub(super) struct Format {
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) condition: Condition,
+    pub(super) postpone: Postpone,
+    pub(super) columns: Vec<Column>,
+    pub(super) data: DataRule,
+    pub(super) substitutions: Texts,
+    pub(super) template: Option<TemplateChoice>,
+}
+
+/// How a rule finds out where the table of events stands.
+#[derive(Debug)]
+pub(super) enum DataRule {
+    /// The same for all.
+    Always(Data),
+    /// The first that matches the group's `event_data_format`.
+    ByEventDataFormat(Vec<(Data, Patterns)>),
+}
+
+impl DataRule {
+    /// `None` if the rule has nothing for a group with this format.
+    pub(super) fn choose(&self, event_data_format: &str) -> Option<Data> {
+        match self {
+            Self::Always(data) => Some(*data),
+            Self::ByEventDataFormat(cases) => cases
+                .iter()
+                .find(|(_, patterns)| patterns.matches(event_data_format))
+                .map(|(data, _)| *data),
+        }
+    }
+}
