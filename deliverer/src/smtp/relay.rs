@@ -1,0 +1,89 @@
+//! Which relay, and how long it may take for what.
+
+use std::{path::PathBuf, time::Duration};
+
+use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
+
+/// A relay and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Name or address; with TLS, the certificate must be for it.
+    pub host: String,
+    /// TCP port: usually 25, 465 or 587.
+    pub port: u16,
+    /// Whether and when TLS begins.
+    pub tls: Tls,
+    /// PEM file with the only authorities trusted for this relay; without it, those of the system.
+    ///
+    /// Read at each [`open`](super::Connection::open), so that a new file counts without a restart.
+    pub ca_file: Option<PathBuf>,
+    /// User name and password; their debug print shows neither.
+    pub credentials: Option<Credentials>,
+    /// The name we give ourselves in EHLO.
+    pub hello_name: ClientId,
+}
+
+/// Whether and when TLS begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// Never.
+    None,
+    /// After STARTTLS (RFC 3207), which the relay must offer: it never goes on in plaintext.
+    StartTls,
+    /// At once (RFC 8314).
+    Implicit,
+}
+
+/// How long the relay may take. Each is absolute: a byte now and then doesn't extend it.
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    /// To look up the name and to connect, over all of the relay's addresses.
+    pub connect: Duration,
+    /// For the greeting.
+    pub greeting: Duration,
+    /// For the reply to each command, and for the TLS handshake.
+    pub command: Duration,
+    /// To take the message, beside what its size allows.
+    pub data: Duration,
+    /// How many bytes a second the relay must take at least once `data` has passed.
+    pub data_rate: u32,
+    /// For the reply to the final dot. RFC 5321 (section 4.5.3.2.6) wants ten minutes: who gives up sooner gets
+    /// duplicates.
+    pub final_dot: Duration,
+    /// For QUIT as a whole.
+    pub quit: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            connect: Duration::from_secs(30),
+            greeting: 5 * MINUTE,
+            command: 5 * MINUTE,
+            data: 3 * MINUTE,
+            data_rate: 500,
+            final_dot: 10 * MINUTE,
+            quit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Deadlines {
+    /// How long a message of `size` bytes may take.
+    pub(super) fn for_message(&self, size: usize) -> Duration {
+        let rate = u64::from(self.data_rate.max(1));
+        self.data + Duration::from_millis(size as u64 * 1000 / rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_three_minutes_and_what_its_size_allows() {
+        let seconds = |size| Deadlines::default().for_message(size).as_secs();
+        assert_eq!((seconds(0), seconds(500), seconds(5_000_000)), (180, 181, 10_180));
+    }
+}
