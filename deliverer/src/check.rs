@@ -1,0 +1,63 @@
+//! `check`: is everything there that a run needs? Changes nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use outbox::Outbox;
+use outbox_config::database::{connect, describe};
+use outbox_config::{Config, Failure};
+
+use crate::courier::Courier;
+use crate::list::print;
+use crate::marks::missing_rights;
+
+/// Checks one thing after the other, prints a line for each, and fails if one is not well.
+pub fn check(config: &Config) -> Result<(), Failure> {
+    let checks: [(&str, Check); 3] =
+        [("outbox", check_outbox), ("database", check_database), ("relay", check_relay)];
+    let mut wrong = Vec::new();
+    for (name, check) in checks {
+        match check(config) {
+            Ok(text) => print(&format!("ok    {name}: {text}\n"))?,
+            Err(error) => {
+                print(&format!("WRONG {name}: {error:#}\n"))?;
+                wrong.push(name);
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
+}
+
+type Check = fn(&Config) -> anyhow::Result<String>;
+
+fn check_outbox(config: &Config) -> anyhow::Result<String> {
+    let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;
+    let mails = outbox.scan().map_err(|error| anyhow!("failed to {error}"))?.entries.len();
+    for folder in ["delivery", "cur", "sent/cur"] {
+        let path = outbox.root().join(folder);
+        rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
+            .with_context(|| format!("cannot write into {}", path.display()))?;
+    }
+    Ok(format!("{} with {mails} mails", outbox.root().display()))
+}
+
+fn check_database(config: &Config) -> anyhow::Result<String> {
+    let settings = &config.database()?.event;
+    let mut client = connect(settings, "outbox-deliverer", Duration::from_secs(30))?;
+    let missing = missing_rights(&mut client).map_err(|error| anyhow!("{}", describe(&error)))?;
+    if !missing.is_empty() {
+        bail!("{} lacks rights: {}", settings.username, missing.join(" "));
+    }
+    Ok(format!("{} as {}", settings.name, settings.username))
+}
+
+fn check_relay(config: &Config) -> anyhow::Result<String> {
+    let mut courier = Courier::new(config.smtp()?)?;
+    let name = courier.relay_name();
+    courier.connect().map_err(|trouble| anyhow!("{name}: failed to {trouble}"))?;
+    courier.disconnect();
+    Ok(format!("{name} greets, and says yes to TLS and login as configured"))
+}

@@ -1,0 +1,81 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use outbox_config::logging::Format;
+
+/// Relays the mails in the outbox over SMTP, and only then marks their directives `sent`.
+///
+/// A mail that is flagged in mutt (F) waits; one that is deleted is not sent. What the relay refuses
+/// for good, or for too long, is flagged by the deliverer and waits for a person.
+///
+/// Exit codes: 0 all fine; 1 it ran, but something failed that a log line names; 2 wrong usage;
+/// 75 something it needs is not there now (database, relay, outbox); 78 configuration.
+#[derive(Debug, Parser)]
+#[command(name = "outbox-deliverer", version, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file, instead of /etc/intelmq/intelmq-mailgen.conf. The user's
+    /// ~/.intelmq/intelmq-mailgen.conf is read besides, section by section over it.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Log more: -v each mail, -vv each step.
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    /// How log lines on standard error look.
+    #[arg(long, value_name = "text|json|journald", default_value = "text", global = true)]
+    pub log_format: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the outbox and relay what comes, until SIGTERM or SIGINT.
+    ///
+    /// The mail in hand is finished and recorded before the program ends. It can be killed at any
+    /// time: what the relay took before is on disk, and is not sent again.
+    Run {
+        /// Relay what is due now, mark it, and exit.
+        #[arg(long)]
+        once: bool,
+    },
+    /// List the mails in the outbox.
+    List {
+        /// Only those in this state.
+        #[arg(long)]
+        state: Option<StateName>,
+        /// As JSON, one array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all there is to know of one mail.
+    Show {
+        /// A ticket (20261125-10000042), or a mail id as in `list --json`.
+        mail: String,
+    },
+    /// Check configuration, database and rights, relay and outbox, and change nothing.
+    Check,
+}
+
+/// States as an operator names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StateName {
+    /// To be relayed.
+    Queued,
+    /// To be relayed again later.
+    Deferred,
+    /// Flagged by a person: waits.
+    Held,
+    /// Deleted by a person: waits, and stays claimed.
+    Withdrawn,
+    /// Taken by the relay, not marked yet.
+    Accepted,
+    /// Refused by the relay, given up or unfit to be sent: waits.
+    Failed,
+}

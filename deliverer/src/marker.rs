@@ -1,0 +1,167 @@
+//! The thread that tells the database: it takes accepted mails, marks many in one transaction, and
+//! reports those that are marked.
+//!
+//! It is a thread of its own since a database can be silent for minutes, and relaying goes on.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use outbox_config::DatabaseSettings;
+use outbox_config::database::{connect, describe};
+use postgres::Client;
+use tracing::{error, info, warn};
+
+use crate::marks::{Kept, Mark, mark_sent};
+use crate::service::Event;
+
+/// How many mails are marked in one transaction at most.
+const BATCH: usize = 200;
+
+/// How long a statement may take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long to wait before the database is tried again: doubling between these two.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The way to the thread. It ends when this is dropped.
+pub struct Marker {
+    marks: Sender<Mark>,
+}
+
+impl Marker {
+    /// Starts the thread. It reports [`Event::Marked`] and, whenever the database did not take
+    /// marks, [`Event::NotMarked`].
+    pub fn start(settings: DatabaseSettings, report: Sender<Event>) -> Self {
+        let (marks, taken) = channel();
+        thread::spawn(move || Worker { settings, report, client: None, away: false }.run(&taken));
+        Self { marks }
+    }
+
+    /// Hands over a mail to mark. It must have a durable delivery record that says so.
+    pub fn mark(&self, mark: Mark) {
+        // The thread ends only with this.
+        let _ = self.marks.send(mark);
+    }
+}
+
+struct Worker {
+    settings: DatabaseSettings,
+    report: Sender<Event>,
+    client: Option<Client>,
+    away: bool,
+}
+
+impl Worker {
+    fn run(mut self, taken: &Receiver<Mark>) {
+        let mut waiting = Vec::new();
+        let mut retry = RETRY.0;
+        loop {
+            if waiting.is_empty() {
+                let Ok(mark) = taken.recv() else { return };
+                waiting.push(mark);
+            }
+            waiting.extend(taken.try_iter());
+            waiting = self.mark(waiting);
+            if waiting.is_empty() {
+                retry = RETRY.0;
+                continue;
+            }
+            if self.report.send(Event::NotMarked).is_err() {
+                return;
+            }
+            let again = Instant::now() + retry;
+            loop {
+                match taken.recv_timeout(again.saturating_duration_since(Instant::now())) {
+                    Ok(mark) => waiting.push(mark),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    // What is not marked has a record on disk, and is marked after the next start.
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            retry = (retry * 2).min(RETRY.1);
+        }
+    }
+
+    /// Marks what it can, and gives back the rest.
+    fn mark(&mut self, mut marks: Vec<Mark>) -> Vec<Mark> {
+        let mut rest = Vec::new();
+        while !marks.is_empty() {
+            let batch: Vec<Mark> = marks.drain(..marks.len().min(BATCH)).collect();
+            match self.try_mark(&batch) {
+                Ok(kept) => self.done(&batch, &kept),
+                Err(Problem::Data(text)) => match batch.as_slice() {
+                    [mark] => {
+                        error!(
+                            ticket = %mark.ticket, mail = %mark.id,
+                            "cannot mark a relayed mail as sent, will try again: {text}"
+                        );
+                        rest.extend(batch);
+                    }
+                    // The others are marked all the same.
+                    _ => rest.extend(batch.into_iter().flat_map(|mark| self.mark(vec![mark]))),
+                },
+                Err(Problem::Connection(text)) => {
+                    self.client = None;
+                    rest.extend(batch);
+                    rest.append(&mut marks);
+                    if !std::mem::replace(&mut self.away, true) {
+                        error!(
+                            unmarked = rest.len(),
+                            "the database does not take marks, relaying goes on: {text}"
+                        );
+                    }
+                }
+            }
+        }
+        rest
+    }
+
+    fn done(&mut self, batch: &[Mark], kept: &[Kept]) {
+        if std::mem::take(&mut self.away) {
+            info!("the database takes marks again");
+        }
+        tell(kept);
+        let ids = batch.iter().map(|mark| mark.id.clone()).collect();
+        // Nobody listens any more: then the next start finds the records and asks again.
+        let _ = self.report.send(Event::Marked(ids));
+    }
+
+    fn try_mark(&mut self, batch: &[Mark]) -> Result<Vec<Kept>, Problem> {
+        if self.client.as_ref().is_none_or(Client::is_closed) {
+            let connected = connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT);
+            self.client =
+                Some(connected.map_err(|error| Problem::Connection(format!("{error:#}")))?);
+        }
+        let client = self.client.as_mut().expect("just connected");
+        mark_sent(client, batch).map_err(|error| {
+            // Classes 22 and 23 of SQLSTATE: the data, or a constraint, is at fault.
+            let class = error.code().map(|code| code.code()[..2].to_owned());
+            match class.as_deref() {
+                Some("22" | "23") => Problem::Data(describe(&error)),
+                _ => Problem::Connection(describe(&error)),
+            }
+        })
+    }
+}
+
+enum Problem {
+    /// A mail's data is at fault.
+    Data(String),
+    /// The database is away, or refuses everything.
+    Connection(String),
+}
+
+/// What an operator must know of marks that others made.
+fn tell(kept: &[Kept]) {
+    for Kept { ticket, directive, marked_by } in kept {
+        if let Some(other) = marked_by {
+            warn!(
+                %ticket, %directive, marked_by = %other,
+                "a directive of a relayed mail was marked sent already, under another ticket"
+            );
+        } else {
+            warn!(%ticket, %directive, "a directive of a relayed mail is gone from the database");
+        }
+    }
+}

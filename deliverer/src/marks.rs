@@ -1,0 +1,92 @@
+//! All of the deliverer's SQL: marking directives `sent`.
+
+use jiff::Timestamp;
+use outbox::{DirectiveId, MailId, Ticket};
+use postgres::Client;
+
+/// A mail that the relay took, and what the database is to be told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The mail.
+    pub id: MailId,
+    /// Its ticket: the key of the row in `sent`.
+    pub ticket: Ticket,
+    /// When the relay took it.
+    pub sent_at: Timestamp,
+    /// What becomes sent by it.
+    pub directive_ids: Vec<DirectiveId>,
+}
+
+/// A directive that another than the mail's ticket stands on after marking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The mail's ticket.
+    pub ticket: Ticket,
+    /// The directive.
+    pub directive: DirectiveId,
+    /// The ticket that stands on it; none if the directive is gone.
+    pub marked_by: Option<String>,
+}
+
+/// Marks the directives of many mails in one transaction.
+///
+/// Telling it again changes nothing: a ticket has one row in `sent`, and a directive that is marked
+/// keeps its mark. So it can be repeated when nobody knows whether a commit came through.
+pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Vec<Kept>, postgres::Error> {
+    let tickets: Vec<&str> = marks.iter().map(|mark| mark.ticket.as_str()).collect();
+    let times: Vec<Timestamp> = marks.iter().map(|mark| mark.sent_at).collect();
+    let (directive_tickets, directives): (Vec<&str>, Vec<i64>) = marks
+        .iter()
+        .flat_map(|mark| mark.directive_ids.iter().map(|id| (mark.ticket.as_str(), id.0)))
+        .unzip();
+
+    let mut transaction = client.transaction()?;
+    transaction.execute(
+        "INSERT INTO sent (intelmq_ticket, sent_at)
+         SELECT * FROM unnest($1::text[], $2::timestamptz[])
+             ON CONFLICT (intelmq_ticket) DO NOTHING",
+        &[&tickets, &times],
+    )?;
+    transaction.execute(
+        "UPDATE directives AS d
+            SET sent_id = s.id
+           FROM unnest($1::text[], $2::bigint[]) AS mail (ticket, directive)
+           JOIN sent AS s ON s.intelmq_ticket = mail.ticket
+          WHERE d.id = mail.directive
+            AND d.sent_id IS NULL",
+        &[&directive_tickets, &directives],
+    )?;
+    let kept = transaction.query(
+        "SELECT mail.ticket, mail.directive, s.intelmq_ticket
+           FROM unnest($1::text[], $2::bigint[]) AS mail (ticket, directive)
+           LEFT JOIN directives AS d ON d.id = mail.directive
+           LEFT JOIN sent AS s ON s.id = d.sent_id
+          WHERE s.intelmq_ticket IS DISTINCT FROM mail.ticket",
+        &[&directive_tickets, &directives],
+    )?;
+    transaction.commit()?;
+    let kept = kept.into_iter().map(|row| Kept {
+        ticket: row.get::<_, String>(0).parse().expect("it was given as a ticket"),
+        directive: DirectiveId(row.get(1)),
+        marked_by: row.get(2),
+    });
+    Ok(kept.collect())
+}
+
+/// The rights that marking needs and this role lacks, each as the `GRANT` that gives it.
+pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Error> {
+    let rows = client.query(
+        "SELECT format('GRANT %s ON %s TO %I;', privilege, relation, current_user)
+           FROM (VALUES ('sent', 'SELECT'), ('sent', 'INSERT'),
+                        ('directives', 'SELECT'), ('directives', 'UPDATE'))
+                AS needed (relation, privilege)
+          WHERE NOT CASE WHEN privilege = 'UPDATE'
+                         THEN has_column_privilege(relation, 'sent_id', privilege)
+                         ELSE has_table_privilege(relation, privilege) END
+         UNION ALL
+         SELECT format('GRANT USAGE ON SEQUENCE sent_id_seq TO %I;', current_user)
+          WHERE NOT has_sequence_privilege('sent_id_seq', 'USAGE')",
+        &[],
+    )?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,521 @@
+//! The service: looks at the outbox, relays what is due, has it marked, finishes what is marked.
+//!
+//! ```text
+//!  look ──▶ accepted ──▶ marker ──▶ Event::Marked ──▶ finish (archive, sidecar, record)
+//!    ▲  └─▶ due ──▶ courier ──▶ verdict ──▶ record ──▶ accepted? ──▶ marker
+//!    │                                         └─▶ held? flag first
+//!    └── doorbell, half a minute, next attempt due, stop
+//! ```
+//!
+//! The directory is the state. What is kept in memory only saves work: which mails the marker has
+//! in hand, what was warned about, and which mail the relay was handling when it got into trouble.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
+use outbox::{
+    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, RecipientState, Sidecar,
+    Snapshot, State,
+};
+use outbox_config::DeliverySettings;
+use tracing::{debug, error, info, warn};
+
+use crate::courier::Courier;
+use crate::marker::Marker;
+use crate::marks::Mark;
+use crate::smtp::{Address, Envelope};
+use crate::verdict::{self, Verdict, judge};
+
+/// How long the service looks away at most.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often the archive is pruned.
+const PRUNE_AGAIN: Duration = Duration::from_secs(3600);
+
+/// How long a connection is kept without a mail for it.
+const IDLE_CONNECTION: Duration = Duration::from_secs(2);
+
+/// How long the end waits for marks that are under way.
+const LAST_MARKS: Duration = Duration::from_secs(10);
+
+/// What wakes the service.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Something may have changed in the outbox.
+    Look,
+    /// These mails are marked in the database.
+    Marked(Vec<MailId>),
+    /// The database did not take marks; the marker will try again.
+    NotMarked,
+    /// End.
+    Stop,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Mails the relay took.
+    pub relayed: usize,
+    /// Mails that are to be tried again.
+    pub deferred: usize,
+    /// Mails that wait for a person since this run.
+    pub held: usize,
+    /// Mails that were marked and finished.
+    pub finished: usize,
+    /// Mails that were relayed and are not marked.
+    pub unmarked: usize,
+    /// Mails and files that an ERROR line was written about.
+    pub errors: usize,
+    /// Whether the relay was in trouble at the end.
+    pub relay_trouble: bool,
+}
+
+/// When to look again, if nothing rings before.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    /// When a mail is due, or the relay's pause ends.
+    at: Option<Instant>,
+    /// Whether the database must take marks before more can be relayed.
+    blocked: bool,
+}
+
+/// The deliverer at work.
+pub struct Service<'a> {
+    deliverer: Deliverer<'a>,
+    settings: DeliverySettings,
+    courier: Courier,
+    marker: Marker,
+    events: Receiver<Event>,
+    stop: Arc<AtomicBool>,
+    /// Whether something may have changed since the last look began.
+    look: bool,
+    /// Relayed, and in the marker's hands; with the file's last known place.
+    unmarked: HashMap<MailId, Option<MailFile>>,
+    /// How often the relay got into trouble over a mail: it goes to the back of the queue.
+    suspects: HashMap<MailId, u32>,
+    warned: HashSet<PathBuf>,
+    pruned: Option<Instant>,
+    summary: Summary,
+}
+
+impl<'a> Service<'a> {
+    /// A service that has not begun. `events` is what the marker, the doorbell and the signals
+    /// report to; `stop` is looked at between mails.
+    pub fn new(
+        deliverer: Deliverer<'a>,
+        settings: DeliverySettings,
+        courier: Courier,
+        marker: Marker,
+        events: Receiver<Event>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            deliverer,
+            settings,
+            courier,
+            marker,
+            events,
+            stop,
+            look: false,
+            unmarked: HashMap::new(),
+            suspects: HashMap::new(),
+            warned: HashSet::new(),
+            pruned: None,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Works until told to stop.
+    pub fn run(mut self) -> outbox::Result<Summary> {
+        self.begin()?;
+        while !self.stopping() {
+            // Cleared before the look: what rings during it asks for another one.
+            self.look = false;
+            let snapshot = self.deliverer.outbox().scan()?;
+            let next = self.work(&snapshot)?;
+            self.prune();
+            self.wait(next)?;
+        }
+        self.end()
+    }
+
+    /// Works on what is due now, waits for its marks, and ends.
+    pub fn run_once(mut self) -> outbox::Result<Summary> {
+        self.begin()?;
+        loop {
+            let snapshot = self.deliverer.outbox().scan()?;
+            let next = self.work(&snapshot)?;
+            let mut taken = true;
+            while taken && !self.unmarked.is_empty() && !self.stopping() {
+                match self.events.recv() {
+                    Ok(Event::NotMarked) | Err(_) => taken = false,
+                    Ok(event) => self.handle(event)?,
+                }
+            }
+            // Only the limit of unmarked mails leaves some that are due.
+            if !next.blocked || !taken || self.stopping() {
+                break;
+            }
+        }
+        self.prune();
+        self.end()
+    }
+
+    fn begin(&mut self) -> outbox::Result<()> {
+        let leftovers = self.deliverer.recover()?;
+        if leftovers > 0 {
+            info!(leftovers, "removed delivery records of mails that were finished");
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> outbox::Result<Summary> {
+        self.courier.disconnect();
+        let until = Instant::now() + LAST_MARKS;
+        while !self.unmarked.is_empty() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::NotMarked) | Err(_) => break,
+                Ok(event) => self.handle(event)?,
+            }
+        }
+        self.summary.unmarked = self.unmarked.len();
+        Ok(self.summary)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Goes through what a look found.
+    fn work(&mut self, snapshot: &Snapshot) -> outbox::Result<Next> {
+        self.warn_of_oddities(snapshot);
+        self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
+        let now = Timestamp::now();
+        let mut next: Option<Timestamp> = None;
+        let mut due: BTreeMap<(u32, &MailId), &Entry> = BTreeMap::new();
+        for (id, entry) in &snapshot.entries {
+            if self.unmarked.contains_key(id) {
+                continue;
+            }
+            let Some(record) = self.readable(id, |outbox| outbox.record(id)) else { continue };
+            match entry.state(record.as_ref()) {
+                State::Accepted => self.have_marked(id, record.as_ref(), entry.mail.clone())?,
+                State::Deferred { until } if until > now => {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                }
+                State::Queued | State::Deferred { .. } => {
+                    let suspect = self.suspects.get(id).copied().unwrap_or(0);
+                    due.insert((suspect, id), entry);
+                }
+                State::Foreign => self.warn_of_foreign(id, entry),
+                State::Leftover
+                | State::Held
+                | State::Withdrawn
+                | State::Draft
+                | State::Committed => {}
+            }
+        }
+        let (mut paused, mut blocked) = (false, false);
+        for ((_, id), entry) in due {
+            self.handle_arrived()?;
+            if self.stopping() {
+                break;
+            }
+            if self.unmarked.len() >= self.settings.unmarked_limit {
+                debug!(
+                    unmarked = self.unmarked.len(),
+                    "waiting for the database before relaying on"
+                );
+                blocked = true;
+                break;
+            }
+            if self.courier.paused_until().is_some() || self.courier.connect().is_err() {
+                paused = true;
+                break;
+            }
+            let file = entry.mail.as_ref().expect("a queued mail has a file");
+            self.relay(id, file)?;
+        }
+        self.summary.relay_trouble = paused;
+        let due = next.map(|next| {
+            let wait = next.duration_since(now);
+            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+        });
+        let pause = if paused { self.courier.paused_until() } else { None };
+        Ok(Next { at: [due, pause].into_iter().flatten().min(), blocked })
+    }
+
+    /// Relays one mail, over the connection that is there, and writes down what came of it.
+    fn relay(&mut self, id: &MailId, known: &MailFile) -> outbox::Result<()> {
+        let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
+            return Ok(());
+        };
+        let Some(record) = self.readable(id, |outbox| outbox.record(id)) else { return Ok(()) };
+        let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
+        // Looked at as late as can be: mutt may just have flagged or deleted it.
+        let Some(file) = self.deliverer.outbox().refind(id, known)? else { return Ok(()) };
+        if file.flags.held() || file.flags.trashed() {
+            return Ok(());
+        }
+        let bytes = match self.deliverer.outbox().read_mail(&file, &sidecar) {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(reason)) => {
+                return self.write_down(&sidecar, &file, verdict::held(record, reason));
+            }
+            // Moved in this instant: the next look finds it.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => {
+                self.leave_alone(id, &error);
+                return Ok(());
+            }
+        };
+        let open = record.open_recipients(&sidecar.envelope.to);
+        let envelope = match smtp_envelope(&sidecar.envelope.from, &open) {
+            Ok(envelope) => envelope,
+            Err(reason) => return self.write_down(&sidecar, &file, verdict::held(record, reason)),
+        };
+        let attempt = self.courier.send(&envelope, &bytes, id.as_str());
+        if attempt.trouble.is_some() {
+            *self.suspects.entry(id.clone()).or_default() += 1;
+        }
+        let verdict = judge(
+            record,
+            &sidecar.envelope,
+            &attempt,
+            &self.courier.relay_name(),
+            &self.settings,
+            Timestamp::now(),
+            random_fraction(),
+        );
+        self.write_down(&sidecar, &file, verdict)
+    }
+
+    /// Writes a verdict down and acts on it. The flag comes before the record: a crash in between
+    /// leaves a mail that waits for a person, and never one that seems released by a person.
+    fn write_down(
+        &mut self,
+        sidecar: &Sidecar,
+        file: &MailFile,
+        verdict: Verdict,
+    ) -> outbox::Result<()> {
+        let Some(record) = verdict.record else { return Ok(()) };
+        if verdict.hold {
+            self.deliverer.hold(&sidecar.id, file)?;
+        }
+        self.deliverer.record(std::slice::from_ref(&record))?;
+        self.tell(sidecar, &record);
+        if record.state == DeliveryState::Accepted {
+            self.summary.relayed += 1;
+            self.have_marked(&sidecar.id, Some(&record), Some(file.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// One line for what came of an attempt, and one for each recipient that lacks the mail.
+    fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord) {
+        let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
+        let attempts = record.attempts;
+        let replies = || {
+            let open = record.recipients.iter();
+            let open = open.filter(|(_, outcome)| outcome.state != RecipientState::Accepted);
+            open.map(|(address, outcome)| format!("{address}: {}", outcome.reply))
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        match record.state {
+            DeliveryState::Accepted => {
+                let missing = replies();
+                if missing.is_empty() {
+                    info!(%ticket, %mail, attempts, "relayed");
+                } else {
+                    self.summary.errors += 1;
+                    error!(%ticket, %mail, attempts, "relayed, but not to all recipients: {missing}");
+                }
+            }
+            DeliveryState::Deferred => {
+                self.summary.deferred += 1;
+                let next = record.next_attempt_at.map(|next| next.to_string()).unwrap_or_default();
+                let words = replies();
+                if words.contains("final dot") || record.uncertain > 0 {
+                    warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");
+                } else {
+                    warn!(%ticket, %mail, attempts, next, "deferred: {words}");
+                }
+            }
+            DeliveryState::Rejected | DeliveryState::Expired | DeliveryState::Held => {
+                self.summary.held += 1;
+                self.summary.errors += 1;
+                let (what, why) = match record.state {
+                    DeliveryState::Rejected => ("rejected by the relay", replies()),
+                    DeliveryState::Expired => ("given up after too long", replies()),
+                    _ => ("not sent", record.reason.clone().unwrap_or_default()),
+                };
+                error!(%ticket, %mail, attempts, "{what}, and held until its flag is cleared: {why}");
+            }
+        }
+    }
+
+    /// Hands an accepted mail to the marker; a copy has nothing to mark and is finished at once.
+    fn have_marked(
+        &mut self,
+        id: &MailId,
+        record: Option<&DeliveryRecord>,
+        file: Option<MailFile>,
+    ) -> outbox::Result<()> {
+        let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
+            return Ok(());
+        };
+        self.unmarked.insert(id.clone(), file);
+        if !sidecar.mark_sent {
+            return self.finish(vec![id.clone()]);
+        }
+        let sent_at = record.and_then(|record| record.accepted_at);
+        self.marker.mark(Mark {
+            id: sidecar.id,
+            ticket: sidecar.ticket,
+            sent_at: sent_at.unwrap_or(sidecar.created_at),
+            directive_ids: sidecar.directive_ids,
+        });
+        Ok(())
+    }
+
+    fn finish(&mut self, ids: Vec<MailId>) -> outbox::Result<()> {
+        let known: Vec<_> = ids
+            .into_iter()
+            .filter_map(|id| self.unmarked.remove(&id).map(|file| (id, file)))
+            .collect();
+        self.deliverer.finish(&known, !self.settings.archive_for.is_zero())?;
+        self.summary.finished += known.len();
+        for (id, _) in known {
+            debug!(mail = %id, "marked sent and finished");
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> outbox::Result<()> {
+        match event {
+            Event::Marked(ids) => self.finish(ids)?,
+            Event::Look => self.look = true,
+            Event::NotMarked | Event::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// Deals with what arrived meanwhile, without waiting.
+    fn handle_arrived(&mut self) -> outbox::Result<()> {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until there is a reason to look again, or to stop.
+    ///
+    /// A connection is closed once nothing came for a while: the relay would close it at a time of
+    /// its own choosing.
+    fn wait(&mut self, next: Next) -> outbox::Result<()> {
+        let now = Instant::now();
+        let again = next.at.map_or(now + LOOK_AGAIN, |at| at.min(now + LOOK_AGAIN));
+        let idle = now + IDLE_CONNECTION;
+        loop {
+            self.handle_arrived()?;
+            let unblocked = next.blocked && self.unmarked.len() < self.settings.unmarked_limit;
+            let now = Instant::now();
+            if self.stopping() || self.look || unblocked || now >= again {
+                return Ok(());
+            }
+            if now >= idle {
+                self.courier.disconnect();
+            }
+            let until = if self.courier.is_connected() { again.min(idle) } else { again };
+            if let Ok(event) = self.events.recv_timeout(until.saturating_duration_since(now)) {
+                self.handle(event)?;
+            }
+        }
+    }
+
+    fn prune(&mut self) {
+        if self.pruned.is_some_and(|pruned| pruned.elapsed() < PRUNE_AGAIN) {
+            return;
+        }
+        self.pruned = Some(Instant::now());
+        match self.deliverer.prune_archive(self.settings.archive_for, SystemTime::now()) {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "removed old mails from the archive"),
+            Err(error) => warn!("cannot prune the archive: failed to {error}"),
+        }
+    }
+
+    /// Reads a file of the mail. One that can't be read is told about once, and the mail is left
+    /// alone: `None`.
+    fn readable<T>(
+        &mut self,
+        id: &MailId,
+        read: impl FnOnce(&outbox::Outbox) -> outbox::Result<T>,
+    ) -> Option<T> {
+        match read(self.deliverer.outbox()) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.leave_alone(id, &error);
+                None
+            }
+        }
+    }
+
+    fn leave_alone(&mut self, id: &MailId, error: &outbox::Error) {
+        if self.warned.insert(PathBuf::from(id.as_str())) {
+            self.summary.errors += 1;
+            error!(mail = %id, "left alone until mended: failed to {error}");
+        }
+    }
+
+    fn warn_of_oddities(&mut self, snapshot: &Snapshot) {
+        for oddity in &snapshot.oddities {
+            if self.warned.insert(oddity.path.clone()) {
+                let path = oddity.path.to_string_lossy();
+                warn!(%path, "a file that is not ours, left alone: {}", oddity.why);
+            }
+        }
+    }
+
+    fn warn_of_foreign(&mut self, id: &MailId, entry: &Entry) {
+        let path = self.deliverer.outbox().mail_path(entry.mail.as_ref().expect("it is a mail"));
+        if self.warned.insert(path) {
+            warn!(mail = %id, "a mail without a sidecar: not ours, never sent");
+        }
+    }
+}
+
+/// The envelope as SMTP's own type, or why it is none.
+fn smtp_envelope(from: &str, to: &[&str]) -> Result<Envelope, String> {
+    let address = |text: &str| {
+        text.parse::<Address>().map_err(|error| format!("{text:?} is no mail address: {error}"))
+    };
+    let from = if from.is_empty() { None } else { Some(address(from)?) };
+    let to = to.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    Envelope::new(from, to).map_err(|error| error.to_string())
+}
+
+/// A number from 0 to 1, uniform. Without a source of randomness 0.5: nothing depends on it.
+fn random_fraction() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+}
+
+/// The signals that end the service, as events: the flag for between mails, the event for waits.
+pub fn stop_on_signals(stop: Arc<AtomicBool>, events: Sender<Event>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            info!("told to stop: finishing the mail in hand");
+            stop.store(true, Ordering::Relaxed);
+            let _ = events.send(Event::Stop);
+        }
+    });
+    Ok(())
+}
