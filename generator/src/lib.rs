@@ -1,4 +1,6 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 
 pub mod column;
+pub mod event;
 pub mod group;
+pub mod table;
