@@ -4,3 +4,4 @@ pub mod column;
 pub mod event;
 pub mod group;
 pub mod table;
+pub mod template;
