@@ -1,5 +1,6 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 
+pub mod address;
 pub mod column;
 pub mod event;
 pub mod group;
