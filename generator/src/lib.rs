@@ -4,5 +4,6 @@ pub mod address;
 pub mod column;
 pub mod event;
 pub mod group;
+pub mod openpgp;
 pub mod table;
 pub mod template;
