@@ -4,6 +4,7 @@ pub mod address;
 pub mod column;
 pub mod event;
 pub mod group;
+pub mod mail;
 pub mod openpgp;
 pub mod table;
 pub mod template;
