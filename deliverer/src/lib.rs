@@ -51,11 +51,11 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     let courier = Courier::new(config.smtp()?)?;
     // A password that can't be read is an error now, not in the marker's thread.
     database.password()?;
-    let outbox = Outbox::create(&config.outbox.path)
-        .map_err(|error| Failure::Unavailable(anyhow!("failed to {error}")))?;
+    let outbox =
+        Outbox::create(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
     let deliverer = outbox
         .lock_deliverer()
-        .map_err(|error| Failure::Unavailable(anyhow!("failed to {error}")))?
+        .map_err(|error| Failure::unavailable(&error))?
         .ok_or_else(|| {
             let path = outbox.root().display();
             Failure::Unavailable(anyhow!("another outbox-deliverer runs on {path} already"))
@@ -75,7 +75,7 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
         info!(outbox = %outbox.root().display(), relay, "delivering");
     }
     let done = if once { service.run_once() } else { service.run() };
-    let summary = done.map_err(|error| Failure::Unavailable(anyhow!("failed to {error}")))?;
+    let summary = done.map_err(|error| Failure::unavailable(&error))?;
     conclude(summary, once)
 }
 

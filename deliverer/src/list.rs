@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use jiff::Timestamp;
 use outbox::{DeliveryRecord, DeliveryState, MailId, Outbox, RecipientState, Sidecar, State};
 use outbox_config::Failure;
@@ -101,7 +101,7 @@ struct Json<'a> {
 
 /// Prints the list.
 pub fn list(outbox: &Outbox, only: Option<StateName>, json: bool) -> Result<(), Failure> {
-    let mails = read(outbox).map_err(|error| Failure::Unavailable(anyhow!("failed to {error}")))?;
+    let mails = read(outbox).map_err(|error| Failure::unavailable(&error))?;
     let mails: Vec<Listed> = mails
         .into_iter()
         .filter(|mail| only.is_none_or(|state| state == mail.state_name()))

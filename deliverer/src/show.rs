@@ -13,7 +13,7 @@ use crate::list::{Listed, print, read};
 /// Prints what is known of the mails that `wanted`, a ticket or a mail id, names: a mail and its
 /// copies share the ticket.
 pub fn show(outbox: &Outbox, wanted: &str) -> Result<(), Failure> {
-    let failed = |error: outbox::Error| Failure::Unavailable(anyhow!("failed to {error}"));
+    let failed = |error| Failure::unavailable(&error);
     let mails: Vec<Listed> =
         read(outbox).map_err(failed)?.into_iter().filter(|mail| names(mail, wanted)).collect();
     if mails.is_empty() {

@@ -28,3 +28,12 @@ impl Field {
         }
     }
 }
+
+impl std::fmt::Display for Field {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Event(name) => f.write_str(name),
+            Self::Extra(key) => write!(f, "extra.{key}"),
+        }
+    }
+}

@@ -32,3 +32,31 @@ pub struct Group {
     /// outbox, whichever is later.
     pub last_sent: Option<Timestamp>,
 }
+
+/// Ids for a person: ascending, each once, runs as `4711-4719`.
+pub fn ids(ids: impl Iterator<Item = i64>) -> String {
+    let sorted: std::collections::BTreeSet<i64> = ids.collect();
+    let mut runs: Vec<(i64, i64)> = Vec::new();
+    for id in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => runs.push((id, id)),
+        }
+    }
+    let shown =
+        runs.iter().map(
+            |&(first, last)| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            },
+        );
+    shown.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ids_are_shown_as_runs() {
+        assert_eq!(super::ids([5, 3, 4, 9, 4, 11].into_iter()), "3-5,9,11");
+        assert_eq!(super::ids([].into_iter()), "");
+    }
+}

@@ -1,5 +1,35 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
+//!
+//! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
+//! one way: `store` (groups) → `formats` (plan) → `store` (events, tickets) → `render` (`table`,
+//! `template`, `mail`, `openpgp`) → the outbox.
 
+pub mod address;
+mod check;
+pub mod cli;
 pub mod column;
+pub mod event;
 pub mod formats;
 pub mod group;
+pub mod mail;
+pub mod openpgp;
+mod pending;
+mod render;
+mod run;
+mod store;
+pub mod table;
+pub mod template;
+mod tools;
+
+use outbox_config::{Config, Failure};
+
+use cli::{Cli, Command};
+
+/// Does what the command line says.
+pub fn run(cli: &Cli, config: &Config) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Run { .. } => run::run(config),
+        Command::Pending { json } => pending::pending(config, *json),
+        Command::Check => check::check(config),
+    }
+}

@@ -10,14 +10,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused; `action` says what was tried.
-    #[error("{action} {}", path.display())]
+    #[error("{action} {}: {cause}", path.display())]
     Io {
         /// What was tried, as a verb: "open", "rename into".
         action: &'static str,
         /// Where.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 
     /// A file of the outbox holds something else than it must.
@@ -55,7 +55,7 @@ impl Error {
     /// An [`Error::Io`] for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 
     /// An [`Error::Malformed`].
@@ -65,6 +65,6 @@ impl Error {
 
     /// Whether the operating system said that there is no such file.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
     }
 }

@@ -15,6 +15,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// [`Failure::Unavailable`] for an error that completes "failed to …".
+    pub fn unavailable(error: &impl fmt::Display) -> Self {
+        Self::Unavailable(anyhow::anyhow!("failed to {error}"))
+    }
+
     /// What the program's process ends with: 1, 75 or 78.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {

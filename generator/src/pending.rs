@@ -1,0 +1,171 @@
+//! `pending`: the groups, and what would become of each. Takes no lock and changes nothing.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use outbox::{Claims, GroupKey, Outbox, Sidecar};
+use outbox_config::database::connect;
+use outbox_config::logging::one_line;
+use outbox_config::{Config, Failure};
+use serde::Serialize;
+
+use crate::formats::Decision;
+use crate::group::{Group, ids};
+use crate::render::{fields, rehearse};
+use crate::store::{self, BadGroup, EventColumns};
+use crate::tools::{Templates, Tools, definitions, sender};
+
+/// One group, or one mail in the outbox.
+#[derive(Serialize)]
+struct Line {
+    state: &'static str,
+    directives: usize,
+    recipient_address: String,
+    template_name: String,
+    notification_format: String,
+    event_data_format: String,
+    /// Postponed until when, in which mail, or why it can't be written.
+    why: String,
+    directive_ids: String,
+}
+
+/// Prints them.
+pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
+    let sender = sender(config)?;
+    let mut tools = Tools {
+        envelope_from: (&sender.address).into(),
+        sender,
+        definitions: definitions(config)?,
+        templates: Templates::new(config.template_dir()?.to_owned()),
+        signer: None,
+    };
+    let (claims, mut lines) = claimed(config)?;
+    let database = config.database()?;
+    let mut client = connect(&database.event, "outbox-generator", Duration::from_secs(600))
+        .map_err(Failure::Unavailable)?;
+    let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+    let condition = database.additional_directive_where.as_deref();
+    let groups = store::peek(&mut client, condition, &claims).map_err(Failure::Unavailable)?;
+    lines.extend(groups.into_iter().map(|group| match group {
+        Ok(group) => foresee(&mut tools, &columns, &group),
+        Err(bad) => unreadable(&bad),
+    }));
+    let text = if json {
+        serde_json::to_string_pretty(&lines).expect("plain data has a JSON form") + "\n"
+    } else {
+        table(&lines)
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output").map_err(Failure::Failed)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What waits in the outbox, if there is one.
+fn claimed(config: &Config) -> Result<(Claims, Vec<Line>), Failure> {
+    let failed = |error| Failure::unavailable(&error);
+    if !config.outbox.path.exists() {
+        return Ok((Claims::default(), Vec::new()));
+    }
+    let outbox = Outbox::open(&config.outbox.path).map_err(failed)?;
+    let claims = outbox.claims().map_err(failed)?;
+    let mut lines = Vec::new();
+    for id in outbox.scan().map_err(failed)?.entries.keys() {
+        let Some(Sidecar { ticket, group, directive_ids, mark_sent: true, .. }) =
+            outbox.sidecar(id).map_err(failed)?
+        else {
+            continue;
+        };
+        let list = ids(directive_ids.iter().map(|id| id.0));
+        lines.push(Line::new("outbox", &group, directive_ids.len(), list, format!("as {ticket}")));
+    }
+    Ok((claims, lines))
+}
+
+impl Line {
+    fn new(
+        state: &'static str,
+        key: &GroupKey,
+        directives: usize,
+        directive_ids: String,
+        why: String,
+    ) -> Self {
+        Self {
+            state,
+            directives,
+            recipient_address: key.recipient_address.clone(),
+            template_name: key.template_name.clone(),
+            notification_format: key.notification_format.clone(),
+            event_data_format: key.event_data_format.clone(),
+            why,
+            directive_ids,
+        }
+    }
+}
+
+/// What a run would make of the group.
+fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
+    let (state, why) = match tools.definitions.decide(group, Timestamp::now()) {
+        Err(error) => ("error", format!("failed to {error}")),
+        Ok(None) => ("error", "no format definition takes the group".to_owned()),
+        Ok(Some(Decision::Postponed { until, why, .. })) => {
+            let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
+            ("postponed", format!("{until}{why}"))
+        }
+        Ok(Some(Decision::Compose(plan))) => {
+            match (fields(&plan).find(|field| !columns.has(field)), rehearse(tools, group, &plan)) {
+                (Some(field), _) => ("error", format!("the table events lacks the column {field}")),
+                (None, Err(error)) => ("error", format!("{error:#}")),
+                (None, Ok(())) => ("due", format!("format {}", plan.format)),
+            }
+        }
+    };
+    let list = ids(group.directive_ids.iter().map(|id| id.0));
+    Line::new(state, &group.key, group.directive_ids.len(), list, why)
+}
+
+fn unreadable(bad: &BadGroup) -> Line {
+    Line {
+        state: "error",
+        directives: bad.directive_ids.len(),
+        recipient_address: String::new(),
+        template_name: String::new(),
+        notification_format: String::new(),
+        event_data_format: String::new(),
+        why: bad.reason.clone(),
+        directive_ids: ids(bad.directive_ids.iter().map(|id| id.0)),
+    }
+}
+
+fn table(lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return "nothing is pending\n".to_owned();
+    }
+    let mut table =
+        format!("{:<9} {:>6} {:<28} {:<28} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
+    for line in lines {
+        let row = format!(
+            "{:<9} {:>6} {:<28} {:<28} {}",
+            line.state,
+            line.directives,
+            one_line(&line.recipient_address),
+            one_line(&line.template_name),
+            one_line(&line.why)
+        );
+        table += row.trim_end();
+        table.push('\n');
+    }
+    let count = |state| lines.iter().filter(|line| line.state == state).count();
+    table
+        + &format!(
+            "{} due, {} postponed, {} in the outbox, {} that can't be written\n",
+            count("due"),
+            count("postponed"),
+            count("outbox"),
+            count("error")
+        )
+}

@@ -1,0 +1,235 @@
+//! `run`: what is pending becomes mails in the outbox.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use jiff::Timestamp;
+use outbox::{Draft, Generator, Outbox};
+use outbox_config::database::connect;
+use outbox_config::{Config, Failure};
+use postgres::{Client, Transaction};
+use tracing::{debug, error, info, warn};
+
+use crate::column::Field;
+use crate::formats::{Decision, Plan};
+use crate::group::{Group, ids};
+use crate::render::{fields, render};
+use crate::store::{self, BadGroup, EventColumns, Pending};
+use crate::tools::Tools;
+
+/// How many mails share one round of fsync, and how many events are loaded for them at a time.
+const BATCH: Limits = Limits { mails: 100, events: 10_000 };
+
+struct Limits {
+    mails: usize,
+    events: usize,
+}
+
+/// How long one statement may take: the pending query reads hundreds of thousands of rows.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Summary {
+    mails: usize,
+    copies: usize,
+    postponed: usize,
+    errors: usize,
+}
+
+/// Writes all that is pending into the outbox.
+pub fn run(config: &Config) -> Result<(), Failure> {
+    let mut tools = Tools::load(config)?;
+    let database = config.database()?;
+    let outbox =
+        Outbox::create(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
+    let Some(mut generator) =
+        outbox.lock_generator().map_err(|error| Failure::unavailable(&error))?
+    else {
+        info!("another outbox-generator writes into this outbox: nothing to do");
+        return Ok(());
+    };
+    recover(&generator)?;
+    // Before the database is asked: the deliverer removes a claim only after the database knows.
+    let claims = generator.claims().map_err(|error| {
+        Failure::Failed(anyhow!(
+            "failed to {error}; what it claims is not known, so nothing is written until it is \
+             mended or moved away (its directives are then written anew)"
+        ))
+    })?;
+
+    let connection = || connect(&database.event, "outbox-generator", STATEMENT_TIMEOUT);
+    let mut client = connection().map_err(Failure::Unavailable)?;
+    // Tickets are committed while the run's transaction is still open.
+    let mut ticket_client = connection().map_err(Failure::Unavailable)?;
+    let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+    let condition = database.additional_directive_where.as_deref();
+    let pending = store::pending(&mut client, condition, &claims).map_err(Failure::Unavailable)?;
+    let Some(Pending { mut transaction, groups }) = pending else {
+        info!("another outbox-generator, or Mailgen, works on this database: nothing to do");
+        return Ok(());
+    };
+    let mut writer = Writer {
+        tools: &mut tools,
+        generator: &mut generator,
+        columns: &columns,
+        transaction: &mut transaction,
+        ticket_client: &mut ticket_client,
+        summary: Summary::default(),
+    };
+    writer.write(groups)?;
+    let Summary { mails, copies, postponed, errors } = writer.summary;
+    info!(mails, copies, postponed, errors, "done");
+    if errors > 0 {
+        let text = format!("{errors} groups failed and stay pending: see the lines above");
+        return Err(Failure::Failed(anyhow!(text)));
+    }
+    Ok(())
+}
+
+fn recover(generator: &Generator<'_>) -> Result<(), Failure> {
+    let recovered = generator.recover().map_err(|error| Failure::unavailable(&error))?;
+    let (published, removed) = (recovered.published.len(), recovered.removed.len());
+    if published + removed > 0 {
+        warn!(published, removed, "an earlier run was interrupted: ended its work");
+    }
+    Ok(())
+}
+
+/// A group and what it becomes.
+struct Planned {
+    group: Group,
+    plan: Plan,
+}
+
+struct Writer<'a, 'c, 'o> {
+    tools: &'a mut Tools,
+    generator: &'a mut Generator<'o>,
+    columns: &'a EventColumns,
+    transaction: &'a mut Transaction<'c>,
+    ticket_client: &'a mut Client,
+    summary: Summary,
+}
+
+impl Writer<'_, '_, '_> {
+    /// Decides on each group, and writes in batches. Only trouble with database or outbox ends it.
+    fn write(&mut self, groups: Vec<Result<Group, BadGroup>>) -> Result<(), Failure> {
+        let mut batch = Vec::new();
+        let (mut mails, mut events) = (0, 0);
+        for group in groups {
+            let group = match group {
+                Ok(group) => group,
+                Err(bad) => {
+                    self.fail(&bad.directive_ids, &bad.event_ids, "", &bad.reason);
+                    continue;
+                }
+            };
+            let Some(plan) = self.decide(&group) else { continue };
+            mails += 1 + plan.copies.len();
+            events += group.event_ids.len();
+            batch.push(Planned { group, plan });
+            if mails >= BATCH.mails || events >= BATCH.events {
+                self.write_batch(&batch)?;
+                batch.clear();
+                (mails, events) = (0, 0);
+            }
+        }
+        self.write_batch(&batch)
+    }
+
+    /// The group's plan, if it becomes a mail now.
+    fn decide(&mut self, group: &Group) -> Option<Plan> {
+        let decided = self.tools.definitions.decide(group, Timestamp::now());
+        let reason = match decided {
+            Ok(Some(Decision::Compose(plan))) => {
+                let lacking = fields(&plan).find(|field| !self.columns.has(field));
+                match lacking {
+                    None => return Some(*plan),
+                    Some(field) => {
+                        format!("format {}: the table events lacks the column {field}", plan.format)
+                    }
+                }
+            }
+            Ok(Some(Decision::Postponed { format, until, why })) => {
+                self.summary.postponed += 1;
+                let until = until.map(|until| until.to_string()).unwrap_or_default();
+                let recipient = &group.key.recipient_address;
+                debug!(%recipient, %format, until, "postponed: {why}");
+                return None;
+            }
+            Ok(None) => "no format definition takes the group".to_owned(),
+            Err(error) => format!("failed to {error}"),
+        };
+        self.fail_group(group, &reason);
+        None
+    }
+
+    fn write_batch(&mut self, batch: &[Planned]) -> Result<(), Failure> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let event_ids = batch.iter().flat_map(|planned| planned.group.event_ids.iter().copied());
+        let shown = batch.iter().flat_map(|planned| fields(&planned.plan));
+        let order = Field::Event("time.source".to_owned());
+        let shown = shown.chain([&order]).collect();
+        let ids: BTreeSet<_> = event_ids.collect();
+        let events = store::load_events(self.transaction, self.columns, &ids, &shown)
+            .map_err(Failure::Unavailable)?;
+        let tickets =
+            store::draw_tickets(self.ticket_client, batch.len()).map_err(Failure::Unavailable)?;
+        let mut drafts: Vec<Draft> = Vec::new();
+        for (Planned { group, plan }, ticket) in batch.iter().zip(&tickets) {
+            let rendered = render(self.tools, group, plan, &events, ticket, Timestamp::now())
+                .with_context(|| format!("format {}", plan.format));
+            match rendered {
+                Err(error) => self.fail_group(group, &format!("{error:#}")),
+                Ok(mails) => {
+                    for (mail, bytes) in mails {
+                        drafts.push(
+                            self.generator
+                                .draft(mail, &bytes)
+                                .map_err(|error| Failure::unavailable(&error))?,
+                        );
+                    }
+                    debug!(
+                        %ticket, recipient = %group.key.recipient_address,
+                        events = group.event_ids.len(), format = %plan.format, "composed"
+                    );
+                }
+            }
+        }
+        let copies = drafts.iter().filter(|draft| !draft.sidecar().mark_sent).count();
+        let written = drafts.len();
+        self.generator.publish(drafts).map_err(|error| Failure::unavailable(&error))?;
+        self.summary.mails += written - copies;
+        self.summary.copies += copies;
+        Ok(())
+    }
+
+    fn fail_group(&mut self, group: &Group, reason: &str) {
+        let key = &group.key;
+        let about = format!(
+            " for {} (template {}, {}, {})",
+            key.recipient_address,
+            key.template_name,
+            key.notification_format,
+            key.event_data_format
+        );
+        self.fail(&group.directive_ids, &group.event_ids, &about, reason);
+    }
+
+    /// One ERROR line for a group that stays pending.
+    fn fail(
+        &mut self,
+        directive_ids: &[outbox::DirectiveId],
+        event_ids: &[crate::group::EventId],
+        about: &str,
+        reason: &str,
+    ) {
+        self.summary.errors += 1;
+        let directives = ids(directive_ids.iter().map(|id| id.0));
+        let events = ids(event_ids.iter().map(|id| id.0));
+        error!(directives, events, "no mail{about}, its directives stay pending: {reason}");
+    }
+}

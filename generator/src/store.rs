@@ -1,0 +1,321 @@
+//! All of the generator's SQL: what is pending, the events it is about, and tickets.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow, bail};
+use jiff::{SignedDuration, Timestamp};
+use outbox::{Claims, DirectiveId, GroupKey, Ticket};
+use outbox_config::database::describe;
+use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::{Client, Row, Transaction};
+
+use crate::column::Field;
+use crate::event::{Event, Value};
+use crate::group::{EventId, Group};
+
+/// "outbox" in ASCII: who holds this advisory lock is the one generator on this database.
+const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+
+/// The pending groups and the right to answer them, as long as the transaction lasts.
+pub struct Pending<'a> {
+    /// Keeps the locks; rolled back when dropped, since nothing is written in it.
+    pub transaction: Transaction<'a>,
+    /// The groups, the one with the oldest directive first.
+    pub groups: Vec<Result<Group, BadGroup>>,
+}
+
+/// A group of directives that makes no sense.
+#[derive(Clone, Debug)]
+pub struct BadGroup {
+    /// Its directives.
+    pub directive_ids: Vec<DirectiveId>,
+    /// Their events.
+    pub event_ids: Vec<EventId>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Reads what is pending and not claimed, for who only looks: takes no lock and heeds none.
+pub fn peek(
+    client: &mut Client,
+    condition: Option<&str>,
+    claims: &Claims,
+) -> anyhow::Result<Vec<Result<Group, BadGroup>>> {
+    let mut transaction = client.transaction().map_err(|error| anyhow!("{}", describe(&error)))?;
+    read_pending(&mut transaction, condition, claims, Lock::Nothing)
+        .map_err(|error| cannot_read(&error, condition))
+}
+
+/// Whether the rows of pending directives are locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Rows,
+    Nothing,
+}
+
+fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> anyhow::Error {
+    let about = match condition.filter(|condition| !condition.trim().is_empty()) {
+        Some(condition) => format!("; database.additional_directive_where is {condition:?}"),
+        None => String::new(),
+    };
+    anyhow!("cannot read the pending directives: {}{about}", describe(error))
+}
+
+/// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,
+/// is at it.
+///
+/// The row lock is `FOR KEY SHARE`: Mailgen's `FOR UPDATE NOWAIT` fails on it, and the deliverer's
+/// `UPDATE` of `sent_id` does not have to wait for the end of this run. Generators tell each other
+/// by an advisory lock.
+pub fn pending<'a>(
+    client: &'a mut Client,
+    condition: Option<&str>,
+    claims: &Claims,
+) -> anyhow::Result<Option<Pending<'a>>> {
+    let mut transaction = client.transaction().map_err(|error| anyhow!("{}", describe(&error)))?;
+    let alone: bool = transaction
+        .query_one("SELECT pg_try_advisory_xact_lock($1)", &[&ADVISORY_LOCK])
+        .map_err(|error| anyhow!("{}", describe(&error)))?
+        .get(0);
+    if !alone {
+        return Ok(None);
+    }
+    match read_pending(&mut transaction, condition, claims, Lock::Rows) {
+        Ok(groups) => Ok(Some(Pending { transaction, groups })),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+        Err(error) => Err(cannot_read(&error, condition)),
+    }
+}
+
+fn read_pending(
+    transaction: &mut Transaction<'_>,
+    condition: Option<&str>,
+    claims: &Claims,
+    lock: Lock,
+) -> Result<Vec<Result<Group, BadGroup>>, postgres::Error> {
+    let condition = condition.map(str::trim).filter(|condition| !condition.is_empty());
+    let names_events =
+        |condition: &str| condition.contains("events.") || condition.contains("\"events\".");
+    let join = match condition {
+        Some(condition) if names_events(condition) => "JOIN events ON events.id = d3.events_id",
+        _ => "",
+    };
+    let condition = condition.unwrap_or("true");
+    let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
+    let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
+    // The line end behind the condition ends a comment in it.
+    let query = format!(
+        "WITH pending AS MATERIALIZED (
+             SELECT d3.id, d3.events_id, d3.recipient_address, d3.template_name,
+                    d3.notification_format, d3.event_data_format, d3.aggregate_identifier,
+                    d3.notification_interval, d3.inserted_at
+               FROM directives AS d3 {join}
+              WHERE d3.sent_id IS NULL
+                AND d3.medium = 'email'
+                AND d3.endpoint = 'source'
+                AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS claimed (directive)
+                                 WHERE claimed.directive = d3.id)
+                AND ({condition}
+                    )
+                {lock}),
+         grouped AS (
+             SELECT recipient_address, template_name, notification_format, event_data_format,
+                    aggregate_identifier,
+                    array_agg(id ORDER BY id) AS directive_ids,
+                    array_agg(events_id ORDER BY id) AS event_ids,
+                    max(inserted_at) AS inserted_at,
+                    max(notification_interval) AS notification_interval
+               FROM pending
+              GROUP BY recipient_address, template_name, notification_format,
+                       event_data_format, aggregate_identifier)
+         SELECT recipient_address, template_name, notification_format, event_data_format,
+                array_to_json(aggregate_identifier)::text AS aggregate_identifier,
+                directive_ids, event_ids, inserted_at,
+                (extract(epoch FROM notification_interval) * 1000000)::bigint AS interval_us,
+                CASE WHEN notification_interval > interval '0' THEN
+                    (SELECT max(s.sent_at)
+                       FROM directives AS d2
+                       JOIN sent AS s ON s.id = d2.sent_id
+                      WHERE d2.recipient_address = g.recipient_address
+                        AND d2.template_name = g.template_name
+                        AND d2.notification_format = g.notification_format
+                        AND d2.event_data_format = g.event_data_format
+                        AND d2.aggregate_identifier IS NOT DISTINCT FROM g.aggregate_identifier)
+                END AS last_sent
+           FROM grouped AS g
+          ORDER BY directive_ids[1]"
+    );
+    transaction.query_raw(&query, [&claimed])?.map(|row| Ok(group(&row, claims))).collect()
+}
+
+fn group(row: &Row, claims: &Claims) -> Result<Group, BadGroup> {
+    let directive_ids = row.get::<_, Vec<i64>>("directive_ids").into_iter().map(DirectiveId);
+    let event_ids = row.get::<_, Vec<i64>>("event_ids").into_iter().map(EventId);
+    let (directive_ids, event_ids): (Vec<_>, Vec<_>) =
+        (directive_ids.collect(), event_ids.collect());
+    let aggregate: Option<String> = row.get("aggregate_identifier");
+    let aggregate_identifier = match aggregate.as_deref().map_or(Ok(BTreeMap::new()), pairs) {
+        Ok(pairs) => pairs,
+        Err(reason) => return Err(BadGroup { directive_ids, event_ids, reason }),
+    };
+    let key = GroupKey {
+        recipient_address: row.get("recipient_address"),
+        template_name: row.get("template_name"),
+        notification_format: row.get("notification_format"),
+        event_data_format: row.get("event_data_format"),
+        aggregate_identifier,
+    };
+    // A mail under way is the group's last notification as much as one that was relayed.
+    let last_sent = row.get::<_, Option<Timestamp>>("last_sent");
+    let last_sent = last_sent.max(claims.newest.get(&key).copied());
+    Ok(Group {
+        key,
+        directive_ids,
+        event_ids,
+        inserted_at: row.get("inserted_at"),
+        notification_interval: SignedDuration::from_micros(row.get("interval_us")),
+        last_sent,
+    })
+}
+
+/// `aggregate_identifier` is an array of pairs.
+fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
+    let wrong = || format!("its aggregate_identifier is no list of pairs: {json}");
+    let rows: Vec<[Option<String>; 2]> = serde_json::from_str(json).map_err(|_| wrong())?;
+    rows.into_iter().map(|[key, value]| Ok((key.ok_or_else(wrong)?, value))).collect()
+}
+
+/// The columns of the table `events`, as they are in this installation.
+#[derive(Clone, Debug)]
+pub struct EventColumns(BTreeMap<String, bool>);
+
+impl EventColumns {
+    /// Reads them.
+    pub fn read(client: &mut Client) -> anyhow::Result<Self> {
+        let statement = client
+            .prepare("SELECT * FROM events LIMIT 0")
+            .map_err(|error| anyhow!("{}", describe(&error)))
+            .context("cannot read the columns of the table events")?;
+        let native = |column: &postgres::Column| {
+            (column.name().to_owned(), <Value as postgres::types::FromSql>::accepts(column.type_()))
+        };
+        Ok(Self(statement.columns().iter().map(native).collect()))
+    }
+
+    /// Whether an event has the field: a column of the table, or anything in `extra`.
+    pub fn has(&self, field: &Field) -> bool {
+        self.0.contains_key(column_of(field))
+    }
+
+    /// How the column stands in a `SELECT`: as it is, or as text where its type is not one that
+    /// is read as such.
+    fn select(&self, column: &str) -> Option<String> {
+        let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+        self.0.get(column).map(|&native| if native { quoted } else { format!("{quoted}::text") })
+    }
+}
+
+/// The column of the table `events` that a field is in.
+fn column_of(field: &Field) -> &str {
+    match field {
+        Field::Event(name) => name,
+        Field::Extra(_) => "extra",
+    }
+}
+
+/// Loads events, with the columns that `fields` need. Fields whose column the table lacks are left
+/// out: check them with [`EventColumns::has`] before.
+pub fn load_events(
+    transaction: &mut Transaction<'_>,
+    columns: &EventColumns,
+    ids: &BTreeSet<EventId>,
+    fields: &BTreeSet<&Field>,
+) -> anyhow::Result<HashMap<EventId, Event>> {
+    let names: BTreeSet<&str> = fields.iter().map(|field| column_of(field)).collect();
+    let (names, selected): (Vec<String>, Vec<String>) =
+        names.into_iter().filter_map(|name| Some((name.to_owned(), columns.select(name)?))).unzip();
+    let names: Arc<[String]> = names.into();
+    let mut query = "SELECT id".to_owned();
+    for column in &selected {
+        query.push_str(", ");
+        query.push_str(column);
+    }
+    query.push_str(" FROM events WHERE id = ANY($1)");
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let mut load = || -> Result<HashMap<EventId, Event>, postgres::Error> {
+        transaction
+            .query_raw(&query, [&ids])?
+            .map(|row| {
+                let id = EventId(row.try_get(0)?);
+                let values = (1..=names.len()).map(|i| row.try_get::<_, Value>(i));
+                let values = values.collect::<Result<_, postgres::Error>>()?;
+                Ok((id, Event::new(id, Arc::clone(&names), values)))
+            })
+            .collect()
+    };
+    load().map_err(|error| anyhow!("{}", describe(&error))).context("cannot load events")
+}
+
+/// Draws `count` tickets, in a transaction of its own that is committed before one is used: a
+/// number that was given out is never given again, whatever crashes.
+///
+/// The day is that of UTC. On a new day the numbers start again, under the lock of the row in
+/// `ticket_day`; a day in the future is an error, since numbers could repeat when it comes.
+pub fn draw_tickets(client: &mut Client, count: usize) -> anyhow::Result<Vec<Ticket>> {
+    draw(client, count).context("cannot draw tickets")
+}
+
+fn draw(client: &mut Client, count: usize) -> anyhow::Result<Vec<Ticket>> {
+    let say = |error: postgres::Error| anyhow!("{}", describe(&error));
+    let mut transaction = client.transaction().map_err(say)?;
+    let days = "SELECT to_char(initialized_for_day, 'YYYYMMDD') FROM ticket_day FOR UPDATE";
+    let rows = transaction.query(days, &[]).map_err(say)?;
+    let [row] = rows.as_slice() else {
+        bail!("the table ticket_day has {} rows instead of one: see sql/", rows.len());
+    };
+    let last: Option<String> = row.get(0);
+    // Asked only now that the row is locked: midnight may have passed while waiting.
+    let today = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD')";
+    let today: String = transaction.query_one(today, &[]).map_err(say)?.get(0);
+    let last = last.unwrap_or_default();
+    if last > today {
+        bail!(
+            "ticket_day says {last}, which is in the future (it is {today} in UTC): numbers would \
+             repeat when that day comes; set the clock right, or initialized_for_day"
+        );
+    }
+    if last < today {
+        transaction.batch_execute("ALTER SEQUENCE intelmq_ticket_seq RESTART").map_err(say)?;
+        let set = "UPDATE ticket_day SET initialized_for_day = to_date($1, 'YYYYMMDD')";
+        transaction.execute(set, &[&today]).map_err(say)?;
+    }
+    let numbers = "SELECT nextval('intelmq_ticket_seq') FROM generate_series(1, $1::bigint)";
+    let count = i64::try_from(count)?;
+    let rows = transaction.query(numbers, &[&count]).map_err(say)?;
+    let tickets = rows.iter().map(|row| Ok(Ticket::new(&today, row.get(0))?));
+    let tickets = tickets.collect::<anyhow::Result<Vec<_>>>()?;
+    transaction.commit().map_err(say)?;
+    Ok(tickets)
+}
+
+/// The rights that a run needs and this role lacks, each as the `GRANT` that gives it.
+pub fn missing_rights(client: &mut Client) -> anyhow::Result<Vec<String>> {
+    let rows = client.query(
+        "SELECT format('GRANT %s ON %s TO %I;', privilege, relation, current_user)
+           FROM (VALUES ('events', 'SELECT'), ('directives', 'SELECT'), ('directives', 'UPDATE'),
+                        ('sent', 'SELECT'), ('ticket_day', 'SELECT'), ('ticket_day', 'UPDATE'))
+                AS needed (relation, privilege)
+          WHERE NOT (has_table_privilege(relation, privilege)
+                     OR has_any_column_privilege(relation, privilege))
+         UNION ALL
+         SELECT 'ALTER SEQUENCE intelmq_ticket_seq OWNER TO eventdb_send_notifications; -- and '
+                || format('GRANT eventdb_send_notifications TO %I;', current_user)
+          WHERE NOT (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
+                      WHERE oid = 'intelmq_ticket_seq'::regclass)",
+        &[],
+    );
+    let rows = rows.map_err(|error| anyhow!("{}", describe(&error)))?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,109 @@
+//! What a run works with: sender, formats, templates, key; all found and checked before any mail.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use outbox_config::{Config, Failure, OpenPgpSettings};
+use tracing::warn;
+
+use crate::address::{EnvelopeFrom, Mailbox};
+use crate::formats::{Definitions, TemplateChoice};
+use crate::openpgp::GpgSigner;
+use crate::template::{Template, TemplateError};
+
+/// Everything that a run needs besides database and outbox.
+pub struct Tools {
+    /// The `From` field.
+    pub sender: Mailbox,
+    /// The envelope's reverse-path.
+    pub envelope_from: EnvelopeFrom,
+    /// The format definitions.
+    pub definitions: Definitions,
+    /// The templates.
+    pub templates: Templates,
+    /// The key; none if mails are not signed.
+    pub signer: Option<GpgSigner>,
+}
+
+impl Tools {
+    /// Finds them all. Whatever is wrong is the configuration's fault.
+    pub fn load(config: &Config) -> Result<Self, Failure> {
+        let sender = sender(config)?;
+        Ok(Self {
+            envelope_from: envelope_from(config, &sender)?,
+            sender,
+            definitions: definitions(config)?,
+            templates: Templates::new(config.template_dir()?.to_owned()),
+            signer: signer(config.openpgp()?)?,
+        })
+    }
+}
+
+/// The configured sender.
+pub fn sender(config: &Config) -> Result<Mailbox, Failure> {
+    config.sender()?.parse().context("sender in the configuration").map_err(Failure::Configuration)
+}
+
+fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Failure> {
+    match &config.envelope_from {
+        None => Ok(EnvelopeFrom::from(&sender.address)),
+        Some(text) => text
+            .parse()
+            .context("envelope_from in the configuration")
+            .map_err(Failure::Configuration),
+    }
+}
+
+/// The format definitions. What else lies in their folder is told about.
+pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
+    let definitions = Definitions::load(config.script_directory()?)
+        .map_err(|error| Failure::Configuration(anyhow!("failed to {error}")))?;
+    for path in definitions.ignored() {
+        let path = path.to_string_lossy();
+        warn!(%path, "not a format definition (NN-name.toml), takes no part");
+    }
+    Ok(definitions)
+}
+
+/// The signer, if mails are signed. A key that can't sign without asking is an error here.
+pub fn signer(settings: &OpenPgpSettings) -> Result<Option<GpgSigner>, Failure> {
+    if !settings.always_sign {
+        return Ok(None);
+    }
+    let key = settings.signing_key.as_deref().unwrap_or_default();
+    GpgSigner::open(settings.gnupg_home.as_deref(), key)
+        .map(Some)
+        .map_err(|error| Failure::Configuration(error.into()))
+}
+
+/// Templates, each read once.
+pub struct Templates {
+    folder: PathBuf,
+    read: HashMap<String, Template>,
+}
+
+impl Templates {
+    /// The templates in `folder`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, read: HashMap::new() }
+    }
+
+    /// The template that a plan chose.
+    pub fn get(&mut self, choice: &TemplateChoice) -> Result<Template, TemplateError> {
+        match choice {
+            TemplateChoice::Inline { subject, body } => {
+                let name = format!("{}:{}", subject.file, subject.line);
+                Template::from_parts(&name, &subject.text, &body.text)
+            }
+            TemplateChoice::Named(name) => {
+                if let Some(template) = self.read.get(name) {
+                    return Ok(template.clone());
+                }
+                let template = Template::load(&self.folder, name)?;
+                self.read.insert(name.clone(), template.clone());
+                Ok(template)
+            }
+        }
+    }
+}
