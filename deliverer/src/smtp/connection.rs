@@ -1,8 +1,9 @@
 //! One connection to a relay: how it opens, how commands and replies take turns, how it ends.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use lettre::transport::smtp::{
     commands::{Ehlo, Quit, Starttls},
     extension::ClientId,
 };
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tracing::debug;
 
 use super::{
@@ -48,6 +49,17 @@ pub(super) enum State {
     InTransaction,
     /// Never again.
     Closed,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { capabilities, state, used, .. } = self;
+        f.debug_struct("Connection")
+            .field("capabilities", capabilities)
+            .field("state", state)
+            .field("used", used)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connection {
@@ -146,7 +158,7 @@ impl Connection {
 
     fn start_tls(
         &mut self,
-        config: std::sync::Arc<rustls::ClientConfig>,
+        config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<(), RelayTrouble> {
         debug_assert!(self.received.is_empty(), "plaintext never survives the beginning of TLS");

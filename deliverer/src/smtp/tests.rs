@@ -710,7 +710,7 @@ fn a_ca_file_that_is_no_use_is_told() {
             std::fs::write(&path, content).unwrap();
         }
         let relay = Relay { tls: Tls::StartTls, ca_file: Some(path), ..to(&server) };
-        let why = try_open(&relay, &patient()).err().unwrap();
+        let why = try_open(&relay, &patient()).unwrap_err();
         assert!(why.to_string().contains("ca.pem can't be used"), "{why}");
     }
 }
@@ -728,7 +728,7 @@ fn a_handshake_that_doesnt_come_about_ends_at_its_deadline() {
         let server = ScriptedRelay::start(script.clone().at(Moment::Handshake, action.clone()));
         let relay = Relay { tls, ca_file: Some(folder.path().join("ca.pem")), ..to(&server) };
         let began = Instant::now();
-        let why = try_open(&relay, &impatient()).err().unwrap();
+        let why = try_open(&relay, &impatient()).unwrap_err();
         assert_eq!(trouble(Some(&why)), expected, "{action:?}");
         assert!(began.elapsed() < Duration::from_secs(5));
     }
@@ -751,7 +751,7 @@ fn plaintext_behind_starttls_is_an_attack_and_not_a_reply() {
             ca_file: Some(folder.path().join("ca.pem")),
             ..to(&server)
         };
-        let why = try_open(&relay, &patient()).err().unwrap();
+        let why = try_open(&relay, &patient()).unwrap_err();
         assert_eq!(trouble(Some(&why)), "StartTls Injected");
         assert!(why.to_string().contains("tampering"), "{why}");
     }
@@ -856,7 +856,7 @@ fn a_password_that_the_relay_sends_back_is_not_shown() {
             credentials: Some(Credentials::new("me".into(), password.into())),
             ..to(&server)
         };
-        let why = try_open(&relay, &patient()).err().unwrap();
+        let why = try_open(&relay, &patient()).unwrap_err();
         for shown in [why.to_string(), format!("{why:?}"), format!("{relay:?}")] {
             assert!(!shown.contains(&encoded) && !shown.contains(password), "{shown}");
         }
@@ -943,7 +943,7 @@ fn a_relay_that_cannot_be_reached_is_told_within_the_deadline() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = ScriptedRelay::start(Script::new());
     let relay = Relay { port: closed, ..to(&server) };
-    let why = try_open(&relay, &patient()).err().unwrap();
+    let why = try_open(&relay, &patient()).unwrap_err();
     assert_eq!(trouble(Some(&why)), "Connect Unreachable");
     assert!(why.to_string().starts_with("connect to the relay: 127.0.0.1:"), "{why}");
 
