@@ -197,20 +197,26 @@ impl<'a> Service<'a> {
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
         let now = Timestamp::now();
         let mut next: Option<Timestamp> = None;
-        let mut due: BTreeMap<(u32, &MailId), &Entry> = BTreeMap::new();
+        let mut due: BTreeMap<(u32, &MailId), (&MailFile, Option<DeliveryRecord>)> =
+            BTreeMap::new();
         for (id, entry) in &snapshot.entries {
             if self.unmarked.contains_key(id) {
                 continue;
             }
-            let Some(record) = self.readable(id, |outbox| outbox.record(id)) else { continue };
+            let mut record = None;
+            if entry.record {
+                let Some(read) = self.readable(id, |outbox| outbox.record(id)) else { continue };
+                record = read;
+            }
             match entry.state(record.as_ref()) {
-                State::Accepted => self.have_marked(id, record.as_ref(), entry.mail.clone())?,
+                State::Accepted => self.go_on_from(id, record, entry.mail.clone())?,
                 State::Deferred { until } if until > now => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                 }
                 State::Queued | State::Deferred { .. } => {
                     let suspect = self.suspects.get(id).copied().unwrap_or(0);
-                    due.insert((suspect, id), entry);
+                    let file = entry.mail.as_ref().expect("a queued mail has a file");
+                    due.insert((suspect, id), (file, record));
                 }
                 State::Foreign => self.warn_of_foreign(id, entry),
                 State::Leftover
@@ -221,7 +227,7 @@ impl<'a> Service<'a> {
             }
         }
         let (mut paused, mut blocked) = (false, false);
-        for ((_, id), entry) in due {
+        for ((_, id), (file, record)) in due {
             self.handle_arrived()?;
             if self.stopping() {
                 break;
@@ -238,8 +244,7 @@ impl<'a> Service<'a> {
                 paused = true;
                 break;
             }
-            let file = entry.mail.as_ref().expect("a queued mail has a file");
-            self.relay(id, file)?;
+            self.relay(id, file, record)?;
         }
         self.summary.relay_trouble = paused;
         let due = next.map(|next| {
@@ -251,11 +256,15 @@ impl<'a> Service<'a> {
     }
 
     /// Relays one mail, over the connection that is there, and writes down what came of it.
-    fn relay(&mut self, id: &MailId, known: &MailFile) -> outbox::Result<()> {
+    fn relay(
+        &mut self,
+        id: &MailId,
+        known: &MailFile,
+        record: Option<DeliveryRecord>,
+    ) -> outbox::Result<()> {
         let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
             return Ok(());
         };
-        let Some(record) = self.readable(id, |outbox| outbox.record(id)) else { return Ok(()) };
         let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
         // Looked at as late as can be: mutt may just have flagged or deleted it.
         let Some(file) = self.deliverer.outbox().refind(id, known)? else { return Ok(()) };
@@ -265,7 +274,7 @@ impl<'a> Service<'a> {
         let bytes = match self.deliverer.outbox().read_mail(&file, &sidecar) {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(reason)) => {
-                return self.write_down(&sidecar, &file, verdict::held(record, reason));
+                return self.write_down(sidecar, &file, verdict::held(record, reason));
             }
             // Moved in this instant: the next look finds it.
             Err(error) if error.is_not_found() => return Ok(()),
@@ -277,7 +286,7 @@ impl<'a> Service<'a> {
         let open = record.open_recipients(&sidecar.envelope.to);
         let envelope = match smtp_envelope(&sidecar.envelope.from, &open) {
             Ok(envelope) => envelope,
-            Err(reason) => return self.write_down(&sidecar, &file, verdict::held(record, reason)),
+            Err(reason) => return self.write_down(sidecar, &file, verdict::held(record, reason)),
         };
         let attempt = self.courier.send(&envelope, &bytes, id.as_str());
         if attempt.trouble.is_some() {
@@ -292,14 +301,14 @@ impl<'a> Service<'a> {
             Timestamp::now(),
             random_fraction(),
         );
-        self.write_down(&sidecar, &file, verdict)
+        self.write_down(sidecar, &file, verdict)
     }
 
     /// Writes a verdict down and acts on it. The flag comes before the record: a crash in between
     /// leaves a mail that waits for a person, and never one that seems released by a person.
     fn write_down(
         &mut self,
-        sidecar: &Sidecar,
+        sidecar: Sidecar,
         file: &MailFile,
         verdict: Verdict,
     ) -> outbox::Result<()> {
@@ -308,16 +317,16 @@ impl<'a> Service<'a> {
             self.deliverer.hold(&sidecar.id, file)?;
         }
         self.deliverer.record(std::slice::from_ref(&record))?;
-        self.tell(sidecar, &record);
+        self.tell(&sidecar, &record, verdict.uncertain);
         if record.state == DeliveryState::Accepted {
             self.summary.relayed += 1;
-            self.have_marked(&sidecar.id, Some(&record), Some(file.clone()))?;
+            self.have_marked(sidecar, record.accepted_at, Some(file.clone()))?;
         }
         Ok(())
     }
 
     /// One line for what came of an attempt, and one for each recipient that lacks the mail.
-    fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord) {
+    fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord, uncertain: bool) {
         let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
         let attempts = record.attempts;
         let replies = || {
@@ -341,7 +350,7 @@ impl<'a> Service<'a> {
                 self.summary.deferred += 1;
                 let next = record.next_attempt_at.map(|next| next.to_string()).unwrap_or_default();
                 let words = replies();
-                if words.contains("final dot") || record.uncertain > 0 {
+                if uncertain {
                     warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");
                 } else {
                     warn!(%ticket, %mail, attempts, next, "deferred: {words}");
@@ -360,25 +369,34 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Hands an accepted mail to the marker; a copy has nothing to mark and is finished at once.
-    fn have_marked(
+    /// Takes up an accepted mail where an earlier run, or a database that was away, left it.
+    fn go_on_from(
         &mut self,
         id: &MailId,
-        record: Option<&DeliveryRecord>,
+        record: Option<DeliveryRecord>,
         file: Option<MailFile>,
     ) -> outbox::Result<()> {
         let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
             return Ok(());
         };
-        self.unmarked.insert(id.clone(), file);
+        self.have_marked(sidecar, record.and_then(|record| record.accepted_at), file)
+    }
+
+    /// Hands an accepted mail to the marker; a copy has nothing to mark and is finished at once.
+    fn have_marked(
+        &mut self,
+        sidecar: Sidecar,
+        accepted_at: Option<Timestamp>,
+        file: Option<MailFile>,
+    ) -> outbox::Result<()> {
+        self.unmarked.insert(sidecar.id.clone(), file);
         if !sidecar.mark_sent {
-            return self.finish(vec![id.clone()]);
+            return self.finish(vec![sidecar.id]);
         }
-        let sent_at = record.and_then(|record| record.accepted_at);
         self.marker.mark(Mark {
             id: sidecar.id,
             ticket: sidecar.ticket,
-            sent_at: sent_at.unwrap_or(sidecar.created_at),
+            sent_at: accepted_at.unwrap_or(sidecar.created_at),
             directive_ids: sidecar.directive_ids,
         });
         Ok(())

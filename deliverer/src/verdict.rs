@@ -15,11 +15,13 @@ pub struct Verdict {
     pub record: Option<DeliveryRecord>,
     /// Whether the mail is to be flagged, so that it waits for a person.
     pub hold: bool,
+    /// Whether the relay may have taken it without saying so.
+    pub uncertain: bool,
 }
 
 /// Decides what an attempt means for its mail.
 ///
-/// `attempt` speaks of the recipients that `record` has open. `jitter` lies between 0 and 1 and
+/// `attempt` speaks of the recipients that `record` has open, in the envelope's order. `jitter` lies between 0 and 1 and
 /// spreads the next attempts of mails that were deferred together.
 pub fn judge(
     mut record: DeliveryRecord,
@@ -33,8 +35,10 @@ pub fn judge(
     if let Some(refusal) = &attempt.refusal {
         return held(record, format!("cannot {refusal}"));
     }
+    let asked: Vec<String> =
+        record.open_recipients(&envelope.to).into_iter().map(str::to_owned).collect();
     let mut decided = false;
-    for recipient in &attempt.recipients {
+    for (address, recipient) in asked.into_iter().zip(&attempt.recipients) {
         let (state, reply) = match &recipient.outcome {
             Outcome::Open => continue,
             Outcome::Accepted(reply) => (RecipientState::Accepted, reply.to_string()),
@@ -45,11 +49,11 @@ pub fn judge(
             }
         };
         decided = true;
-        record.recipients.insert(recipient.address.to_string(), RecipientOutcome { state, reply });
+        record.recipients.insert(address, RecipientOutcome { state, reply });
     }
     if !decided {
         // The relay's trouble alone: it counts against no mail.
-        return Verdict { record: None, hold: false };
+        return Verdict { record: None, hold: false, uncertain: false };
     }
     record.relay = Some(relay.to_owned());
     record.reason = None;
@@ -63,7 +67,7 @@ pub fn judge(
     }
     if uncertain && settings.uncertain == Uncertain::Hold {
         let reason = "the relay may have taken it: it was handed over whole, and no answer came";
-        return held(record, reason.into());
+        return Verdict { uncertain, ..held(record, reason.into()) };
     }
     let overdue = record.first_attempt_at.is_some_and(|first| {
         now.duration_since(first).unsigned_abs() >= settings.expire_after && !uncertain
@@ -75,7 +79,7 @@ pub fn judge(
         if attempt.trouble.is_none() || uncertain {
             record.next_attempt_at = Some(now + wait(record.attempts, settings, jitter));
         }
-        return Verdict { record: Some(record), hold: false };
+        return Verdict { record: Some(record), hold: false, uncertain };
     }
     // Some were taken and some never will be: the mail is sent, and the log tells who lacks it.
     record.state = match (record.any_accepted(), open.is_empty()) {
@@ -87,7 +91,7 @@ pub fn judge(
         record.accepted_at = Some(now);
     }
     let hold = record.state != DeliveryState::Accepted;
-    Verdict { record: Some(record), hold }
+    Verdict { record: Some(record), hold, uncertain }
 }
 
 /// The verdict on a mail that is not, or no more, to be offered to the relay.
@@ -95,7 +99,7 @@ pub fn held(mut record: DeliveryRecord, reason: String) -> Verdict {
     record.state = DeliveryState::Held;
     record.next_attempt_at = None;
     record.reason = Some(reason);
-    Verdict { record: Some(record), hold: true }
+    Verdict { record: Some(record), hold: true, uncertain: false }
 }
 
 fn uncertain_words(reply: Option<&crate::smtp::Reply>) -> String {
@@ -113,4 +117,193 @@ fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDurati
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
     SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use outbox::MailId;
+
+    use super::*;
+    use crate::smtp::{Cause, Phase, Recipient, Refusal, RelayTrouble, Reply};
+
+    const NOW: &str = "2026-11-25T12:00:00Z";
+    const ABUSE: &str = "abuse@as64496.example";
+    const NOC: &str = "noc@as64496.example";
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    fn id() -> MailId {
+        "1764028800.M1P2Q3.20261125-10000042.host".parse().unwrap()
+    }
+
+    fn envelope() -> Envelope {
+        Envelope { from: "noreply@cert.example".into(), to: vec![ABUSE.into(), NOC.into()] }
+    }
+
+    fn attempt(outcomes: &[(&str, Outcome)], trouble: Option<RelayTrouble>) -> Attempt {
+        let recipient = |(address, outcome): &(&str, Outcome)| Recipient {
+            address: address.parse().unwrap(),
+            outcome: outcome.clone(),
+        };
+        Attempt {
+            recipients: outcomes.iter().map(recipient).collect(),
+            refusal: None,
+            reusable: trouble.is_none(),
+            trouble,
+        }
+    }
+
+    fn lost() -> RelayTrouble {
+        let cause = Cause::Lost("closed by the relay".into());
+        RelayTrouble { phase: Phase::FinalDot, cause, stale: false }
+    }
+
+    fn judge_with(
+        settings: &DeliverySettings,
+        record: DeliveryRecord,
+        attempt: &Attempt,
+    ) -> Verdict {
+        judge(record, &envelope(), attempt, "relay.example:25", settings, at(NOW), 1.0)
+    }
+
+    fn judged(record: DeliveryRecord, attempt: &Attempt) -> Verdict {
+        judge_with(&DeliverySettings::default(), record, attempt)
+    }
+
+    fn accepted() -> Outcome {
+        Outcome::Accepted(Reply::of(250, "2.0.0 queued"))
+    }
+
+    fn deferred() -> Outcome {
+        Outcome::Deferred(Reply::of(450, "4.2.0 greylisted"))
+    }
+
+    fn rejected() -> Outcome {
+        Outcome::Rejected(Reply::of(550, "5.1.1 no such user"))
+    }
+
+    #[test]
+    fn a_mail_is_accepted_when_no_recipient_is_open_and_one_was_accepted() {
+        let verdict = judged(
+            DeliveryRecord::new(id()),
+            &attempt(&[(ABUSE, accepted()), (NOC, rejected())], None),
+        );
+        let record = verdict.record.unwrap();
+        assert!(!verdict.hold);
+        assert_eq!(record.state, DeliveryState::Accepted);
+        assert_eq!(record.accepted_at, Some(at(NOW)));
+        assert_eq!(record.attempts, 1);
+        assert_eq!(record.relay.as_deref(), Some("relay.example:25"));
+        assert_eq!(record.recipients[NOC].reply, "550 5.1.1 no such user");
+    }
+
+    #[test]
+    fn a_mail_that_all_refuse_is_held_with_the_relays_words() {
+        let verdict = judged(
+            DeliveryRecord::new(id()),
+            &attempt(&[(ABUSE, rejected()), (NOC, rejected())], None),
+        );
+        assert!(verdict.hold);
+        assert_eq!(verdict.record.unwrap().state, DeliveryState::Rejected);
+    }
+
+    #[test]
+    fn one_open_recipient_defers_the_mail_and_is_the_only_one_asked_for_next() {
+        let verdict = judged(
+            DeliveryRecord::new(id()),
+            &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None),
+        );
+        let record = verdict.record.unwrap();
+        assert!(!verdict.hold);
+        assert_eq!(record.state, DeliveryState::Deferred);
+        assert_eq!(record.next_attempt_at, Some(at("2026-11-25T12:05:00Z")));
+        assert_eq!(record.open_recipients(&envelope().to), [NOC]);
+
+        let verdict = judged(record, &attempt(&[(NOC, accepted())], None));
+        let record = verdict.record.unwrap();
+        assert_eq!((record.state, record.attempts), (DeliveryState::Accepted, 2));
+        assert_eq!(record.next_attempt_at, None);
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_limit_and_is_spread() {
+        let settings = DeliverySettings::default();
+        let minutes = |attempts, jitter| wait(attempts, &settings, jitter).as_secs() / 60;
+        let waits: Vec<i64> = (1..=9).map(|attempts| minutes(attempts, 1.0)).collect();
+        assert_eq!(waits, [5, 10, 20, 40, 80, 160, 240, 240, 240]);
+        assert_eq!(wait(1, &settings, 0.0), SignedDuration::from_secs(225));
+        assert_eq!(minutes(u32::MAX, 1.0), 240);
+    }
+
+    #[test]
+    fn a_mail_is_given_up_after_the_configured_time_and_held() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2026-11-20T12:00:00Z"));
+        record.attempts = 30;
+        let verdict =
+            judged(record.clone(), &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
+        assert!(verdict.hold);
+        assert_eq!(verdict.record.unwrap().state, DeliveryState::Expired);
+
+        record.first_attempt_at = Some(at("2026-11-20T12:00:01Z"));
+        let verdict =
+            judged(record.clone(), &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
+        assert_eq!(verdict.record.unwrap().state, DeliveryState::Deferred, "a second is left");
+
+        record.first_attempt_at = Some(at("2026-11-20T12:00:00Z"));
+        let verdict = judged(record, &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None));
+        assert!(!verdict.hold);
+        assert_eq!(verdict.record.unwrap().state, DeliveryState::Accepted, "someone has it");
+    }
+
+    #[test]
+    fn the_relays_trouble_counts_against_no_mail() {
+        let open = attempt(&[(ABUSE, Outcome::Open), (NOC, Outcome::Open)], Some(lost()));
+        assert_eq!(
+            judged(DeliveryRecord::new(id()), &open),
+            Verdict { record: None, hold: false, uncertain: false }
+        );
+        // What was decided before the trouble stays decided, and the rest is due at once.
+        let partly = attempt(&[(ABUSE, rejected()), (NOC, Outcome::Open)], Some(lost()));
+        let record = judged(DeliveryRecord::new(id()), &partly).record.unwrap();
+        assert_eq!((record.attempts, record.next_attempt_at), (0, None));
+        assert_eq!(record.open_recipients(&envelope().to), [NOC]);
+    }
+
+    #[test]
+    fn an_uncertain_mail_is_counted_and_sent_again_or_held_as_configured() {
+        let unsure = attempt(&[(ABUSE, Outcome::Uncertain(None)), (NOC, rejected())], Some(lost()));
+        let verdict = judged(DeliveryRecord::new(id()), &unsure);
+        let record = verdict.record.unwrap();
+        assert!(!verdict.hold);
+        assert_eq!(
+            (record.state, record.attempts, record.uncertain),
+            (DeliveryState::Deferred, 1, 1)
+        );
+        assert!(record.recipients[ABUSE].reply.contains("may have taken"));
+        assert!(record.next_attempt_at.is_some());
+
+        let hold = DeliverySettings { uncertain: Uncertain::Hold, ..DeliverySettings::default() };
+        let verdict = judge_with(&hold, DeliveryRecord::new(id()), &unsure);
+        assert!(verdict.hold);
+        let record = verdict.record.unwrap();
+        assert_eq!((record.state, record.uncertain), (DeliveryState::Held, 1));
+        assert!(record.reason.unwrap().contains("may have taken"));
+    }
+
+    #[test]
+    fn a_mail_unfit_for_the_relay_is_held_with_the_reason_and_not_counted() {
+        let mut unfit = attempt(&[(ABUSE, Outcome::Open), (NOC, Outcome::Open)], None);
+        unfit.refusal = Some(Refusal::BareLf { line: 3 });
+        let verdict = judged(DeliveryRecord::new(id()), &unfit);
+        assert!(verdict.hold);
+        let record = verdict.record.unwrap();
+        assert_eq!((record.state, record.attempts), (DeliveryState::Held, 0));
+        assert_eq!(
+            record.reason.as_deref(),
+            Some("cannot send the mail: line 3 ends with a bare line feed (LF)")
+        );
+    }
 }

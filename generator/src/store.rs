@@ -105,7 +105,9 @@ fn read_pending(
     let condition = condition.unwrap_or("true");
     let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
     let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
-    // The line end behind the condition ends a comment in it.
+    // The conditions on sent_id, medium and endpoint are literals, and the last mail is looked for by
+    // `=` and the order of sent_id, since the indexes of sql/notifications.sql serve only these
+    // forms. The line end behind the configured condition ends a comment in it.
     let query = format!(
         "WITH pending AS MATERIALIZED (
              SELECT d3.id, d3.events_id, d3.recipient_address, d3.template_name,
@@ -135,14 +137,18 @@ fn read_pending(
                 directive_ids, event_ids, inserted_at,
                 (extract(epoch FROM notification_interval) * 1000000)::bigint AS interval_us,
                 CASE WHEN notification_interval > interval '0' THEN
-                    (SELECT max(s.sent_at)
+                    (SELECT s.sent_at
                        FROM directives AS d2
                        JOIN sent AS s ON s.id = d2.sent_id
                       WHERE d2.recipient_address = g.recipient_address
                         AND d2.template_name = g.template_name
                         AND d2.notification_format = g.notification_format
                         AND d2.event_data_format = g.event_data_format
-                        AND d2.aggregate_identifier IS NOT DISTINCT FROM g.aggregate_identifier)
+                        AND d2.aggregate_identifier = g.aggregate_identifier
+                        AND d2.sent_id IS NOT NULL
+                        AND s.sent_at IS NOT NULL
+                      ORDER BY d2.sent_id DESC
+                      LIMIT 1)
                 END AS last_sent
            FROM grouped AS g
           ORDER BY directive_ids[1]"

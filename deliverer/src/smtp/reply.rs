@@ -6,6 +6,8 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
+use outbox_config::logging::is_hidden;
+
 /// The most that a reply may take, over all of its lines, in bytes.
 const LONGEST: usize = 64 * 1024;
 
@@ -26,6 +28,12 @@ impl Reply {
     /// The three digits, from 200 to 599.
     pub fn code(&self) -> u16 {
         self.code
+    }
+
+    /// A reply of one line, for tests of what is made of replies.
+    #[cfg(test)]
+    pub(crate) fn of(code: u16, text: &str) -> Self {
+        Self { code, lines: vec![text.to_owned()] }
     }
 
     /// 2xx: done.
@@ -57,7 +65,7 @@ impl Display for Reply {
             .iter()
             .filter(|line| !line.is_empty())
             .flat_map(|line| std::iter::once(' ').chain(line.chars()))
-            .map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c });
+            .map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c });
         for (written, c) in (3..).zip(text) {
             if written == SHOWN - 1 {
                 return f.write_char('…');
@@ -72,12 +80,6 @@ impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "Reply({self})")
     }
-}
-
-/// Characters that move the cursor, end a line or turn the direction of the text, in a terminal or a log.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// What the bytes received so far amount to.

@@ -133,16 +133,22 @@ impl Fields {
     }
 }
 
-/// `text` with everything escaped that is not to be seen as itself: control characters, line and
-/// paragraph separators, and what turns the direction of writing.
+/// Whether a character is not to be shown as itself: it moves the cursor, ends a line, turns the
+/// direction of the text or can't be seen.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
+/// `text` with every [hidden](is_hidden) character escaped.
 pub fn one_line(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if hidden(c) {
+        if is_hidden(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
