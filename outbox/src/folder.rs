@@ -1,6 +1,7 @@
 //! The outbox's folders: where what is, who may enter, and the two locks.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +15,8 @@ use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sideca
 /// two system users of one group can share the outbox.
 const FOLDER_MODE: u32 = 0o2770;
 
-/// Locks: either user may open them.
-const LOCK_MODE: u32 = 0o660;
+/// Locks: the group reads them.
+const LOCK_MODE: u32 = 0o640;
 
 /// An outbox on disk. Reading needs no lock; writing needs [`Outbox::lock_generator`] or
 /// [`Outbox::lock_deliverer`].
@@ -152,16 +153,21 @@ impl Outbox {
         Ok(self.lock("deliverer.lock")?.map(|lock| Deliverer::new(self, lock)))
     }
 
-    /// `flock` ends with the process that holds it, however that ends.
+    /// `flock` ends with the process that holds it, however that ends. It needs no more than to read
+    /// the file, so that it does not matter which of the group's users made it.
     fn lock(&self, name: &str) -> Result<Option<File>> {
         let path = self.root.join(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(LOCK_MODE)
-            .open(&path)
-            .map_err(Error::io("open the lock", &path))?;
+        let open = || OpenOptions::new().read(true).open(&path);
+        let file = match open() {
+            Err(error) if error.kind() == ErrorKind::NotFound => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(LOCK_MODE)
+                .open(&path)
+                .and_then(|_| open()),
+            other => other,
+        };
+        let file = file.map_err(Error::io("open the lock", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
