@@ -5,33 +5,18 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use outbox::Outbox;
 use outbox_config::database::{connect, describe};
+use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure};
 
 use crate::courier::Courier;
-use crate::list::print;
 use crate::marks::missing_rights;
 
-/// Checks one thing after the other, prints a line for each, and fails if one is not well.
+/// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
-    let checks: [(&str, Check); 3] =
+    let checks: [Check; 3] =
         [("outbox", check_outbox), ("database", check_database), ("relay", check_relay)];
-    let mut wrong = Vec::new();
-    for (name, check) in checks {
-        match check(config) {
-            Ok(text) => print(&format!("ok    {name}: {text}\n"))?,
-            Err(error) => {
-                print(&format!("WRONG {name}: {error:#}\n"))?;
-                wrong.push(name);
-            }
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
+    program::check(config, &checks)
 }
-
-type Check = fn(&Config) -> anyhow::Result<String>;
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;

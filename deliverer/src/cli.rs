@@ -1,9 +1,7 @@
 //! The command line.
 
-use std::path::PathBuf;
-
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use outbox_config::logging::Format;
+use clap::{Parser, Subcommand, ValueEnum};
+use outbox_config::program::CommonArgs;
 
 /// Relays the mails in the outbox over SMTP, and only then marks their directives `sent`.
 ///
@@ -15,18 +13,9 @@ use outbox_config::logging::Format;
 #[derive(Debug, Parser)]
 #[command(name = "outbox-deliverer", version, max_term_width = 100)]
 pub struct Cli {
-    /// Configuration file, instead of /etc/intelmq/intelmq-mailgen.conf. The user's
-    /// ~/.intelmq/intelmq-mailgen.conf is read besides, section by section over it.
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
-
-    /// Log more: -v each mail, -vv each step.
-    #[arg(short, long, action = ArgAction::Count, global = true)]
-    pub verbose: u8,
-
-    /// How log lines on standard error look.
-    #[arg(long, value_name = "text|json|journald", default_value = "text", global = true)]
-    pub log_format: Format,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
 
     /// What to do.
     #[command(subcommand)]

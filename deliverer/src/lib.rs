@@ -23,15 +23,15 @@ use outbox::Outbox;
 use outbox_config::{Config, Failure};
 use tracing::info;
 
-use cli::{Cli, Command};
+use cli::Command;
 use courier::Courier;
 use doorbell::Doorbell;
 use marker::Marker;
 use service::{Service, Summary, stop_on_signals};
 
 /// Does what the command line says.
-pub fn run(cli: &Cli, config: &Config) -> Result<(), Failure> {
-    match &cli.command {
+pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
+    match command {
         Command::Run { once } => deliver(config, *once),
         Command::List { state, json } => list::list(&open(config)?, *state, *json),
         Command::Show { mail } => show::show(&open(config)?, mail),

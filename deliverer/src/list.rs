@@ -1,12 +1,12 @@
 //! `list`: the mails in the outbox, one a line or as JSON.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use outbox::{DeliveryRecord, DeliveryState, MailId, Outbox, RecipientState, Sidecar, State};
 use outbox_config::Failure;
 use outbox_config::logging::one_line;
+use outbox_config::program::print;
 use serde::Serialize;
 
 use crate::cli::StateName;
@@ -108,16 +108,6 @@ pub fn list(outbox: &Outbox, only: Option<StateName>, json: bool) -> Result<(), 
         .collect();
     let text = if json { as_json(&mails) } else { as_table(&mails, Timestamp::now(), width()) };
     print(&text)
-}
-
-/// Writes to standard output. A reader that went away (`| head`) is no error.
-pub fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output").map_err(Failure::Failed)
-        }
-        _ => Ok(()),
-    }
 }
 
 /// How wide the terminal is; no limit where there is none.

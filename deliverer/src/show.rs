@@ -7,8 +7,9 @@ use anyhow::anyhow;
 use outbox::{DirectiveId, MailFile, Outbox, RecipientState, Sidecar};
 use outbox_config::Failure;
 use outbox_config::logging::one_line;
+use outbox_config::program::print;
 
-use crate::list::{Listed, print, read};
+use crate::list::{Listed, read};
 
 /// Prints what is known of the mails that `wanted`, a ticket or a mail id, names: a mail and its
 /// copies share the ticket.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use outbox::Outbox;
 use outbox_config::database::connect;
+use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure};
 
 use crate::formats::TemplateChoice;
@@ -14,9 +15,9 @@ use crate::store::{EventColumns, missing_rights};
 use crate::template::Template;
 use crate::tools::{Templates, definitions, sender, signer};
 
-/// Checks one thing after the other, prints a line for each, and fails if one is not well.
+/// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
-    let checks: [(&str, Check); 6] = [
+    let checks: [Check; 6] = [
         ("sender", check_sender),
         ("key", check_key),
         ("formats", check_formats),
@@ -24,23 +25,8 @@ pub fn check(config: &Config) -> Result<(), Failure> {
         ("database", check_database),
         ("outbox", check_outbox),
     ];
-    let mut wrong = Vec::new();
-    for (name, check) in checks {
-        match check(config) {
-            Ok(text) => println!("ok    {name}: {text}"),
-            Err(error) => {
-                println!("WRONG {name}: {error:#}");
-                wrong.push(name);
-            }
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
+    program::check(config, &checks)
 }
-
-type Check = fn(&Config) -> anyhow::Result<String>;
 
 /// The words of a failure; its kind does not matter here.
 fn words(failure: Failure) -> anyhow::Error {

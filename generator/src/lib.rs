@@ -23,11 +23,11 @@ mod tools;
 
 use outbox_config::{Config, Failure};
 
-use cli::{Cli, Command};
+use cli::Command;
 
 /// Does what the command line says.
-pub fn run(cli: &Cli, config: &Config) -> Result<(), Failure> {
-    match &cli.command {
+pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
+    match command {
         Command::Run { .. } => run::run(config),
         Command::Pending { json } => pending::pending(config, *json),
         Command::Check => check::check(config),

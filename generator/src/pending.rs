@@ -1,13 +1,12 @@
 //! `pending`: the groups, and what would become of each. Takes no lock and changes nothing.
 
-use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
 use outbox_config::database::connect;
 use outbox_config::logging::one_line;
+use outbox_config::program::print;
 use outbox_config::{Config, Failure};
 use serde::Serialize;
 
@@ -57,12 +56,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     } else {
         table(&lines)
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output").map_err(Failure::Failed)
-        }
-        _ => Ok(()),
-    }
+    print(&text)
 }
 
 /// What waits in the outbox, if there is one.

@@ -1,5 +1,5 @@
 //! The configuration file that both programs read, and what is set up straight from it: the log,
-//! the connection to PostgreSQL, and the codes a program ends with.
+//! the connection to PostgreSQL, and a program's beginning and end.
 //!
 //! The file is that of IntelMQ Mailgen, with sections of our own. docs/configuration.md tells
 //! every key.
@@ -9,6 +9,7 @@ mod duration;
 mod failure;
 mod file;
 pub mod logging;
+pub mod program;
 mod secret;
 mod settings;
 pub mod tls;

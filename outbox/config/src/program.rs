@@ -1,0 +1,78 @@
+//! What both programs are around their commands: common arguments, the log, words and an exit code
+//! at the end, and standard output.
+
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+use tracing::{Level, error};
+
+use crate::{Config, Failure, logging};
+
+/// The arguments that every command takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CommonArgs {
+    /// Configuration file, instead of /etc/intelmq/intelmq-mailgen.conf. The user's
+    /// ~/.intelmq/intelmq-mailgen.conf is read besides, section by section over it.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Log more: -v what happens to each mail, -vv each step.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    /// How log lines on standard error look.
+    #[arg(long, value_name = "text|json|journald", default_value = "text", global = true)]
+    pub log_format: logging::Format,
+}
+
+/// Reads the configuration, starts the log, does `command`, and tells how it ended.
+pub fn run(args: &CommonArgs, command: impl FnOnce(&Config) -> Result<(), Failure>) -> ExitCode {
+    let config = Config::load(args.config.as_deref());
+    let level = match args.verbose {
+        0 => config.as_ref().map_or(Level::INFO, |config| config.logging_level),
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    logging::start(args.log_format, level);
+    match config.map_err(Failure::from).and_then(|config| command(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output").map_err(Failure::Failed)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One thing that `check` looks at: its name, and a function that says how it is.
+pub type Check = (&'static str, fn(&Config) -> anyhow::Result<String>);
+
+/// Checks one thing after the other, prints a line for each, and fails if one is not well.
+pub fn check(config: &Config, checks: &[Check]) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    for (name, check) in checks {
+        let line = match check(config) {
+            Ok(text) => format!("ok    {name}: {text}"),
+            Err(error) => {
+                wrong.push(*name);
+                format!("WRONG {name}: {error:#}")
+            }
+        };
+        print(&format!("{}\n", logging::one_line(&line)))?;
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
+}
