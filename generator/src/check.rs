@@ -13,7 +13,7 @@ use outbox_config::{Config, Failure};
 use crate::formats::TemplateChoice;
 use crate::store::{EventColumns, missing_rights};
 use crate::template::Template;
-use crate::tools::{Templates, definitions, sender, signer};
+use crate::tools::{definitions, sender, signer, templates};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -70,7 +70,7 @@ fn check_templates(config: &Config) -> anyhow::Result<String> {
             Err(error) => wrong.push(error.to_string()),
         }
     }
-    let mut templates = Templates::new(folder.to_owned());
+    let mut templates = templates(config).map_err(words)?;
     for choice in definitions(config).map_err(words)?.templates() {
         if let (TemplateChoice::Named(_), Err(error)) = (choice, templates.get(choice)) {
             wrong.push(error.to_string());

@@ -14,7 +14,7 @@ use crate::formats::Decision;
 use crate::group::{Group, ids};
 use crate::render::{fields, rehearse};
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Templates, Tools, definitions, sender};
+use crate::tools::{Tools, definitions, sender, templates};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -37,7 +37,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
         envelope_from: (&sender.address).into(),
         sender,
         definitions: definitions(config)?,
-        templates: Templates::new(config.template_dir()?.to_owned()),
+        templates: templates(config)?,
         signer: None,
     };
     let (claims, mut lines) = claimed(config)?;
@@ -46,7 +46,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
         .map_err(Failure::Unavailable)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let condition = database.additional_directive_where.as_deref();
-    let groups = store::peek(&mut client, condition, &claims).map_err(Failure::Unavailable)?;
+    let groups = store::peek(&mut client, condition, &claims)?;
     lines.extend(groups.into_iter().map(|group| match group {
         Ok(group) => foresee(&mut tools, &columns, &group),
         Err(bad) => unreadable(&bad),

@@ -65,7 +65,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let mut ticket_client = connection().map_err(Failure::Unavailable)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let condition = database.additional_directive_where.as_deref();
-    let pending = store::pending(&mut client, condition, &claims).map_err(Failure::Unavailable)?;
+    let pending = store::pending(&mut client, condition, &claims)?;
     let Some(Pending { mut transaction, groups }) = pending else {
         info!("another outbox-generator, or Mailgen, works on this database: nothing to do");
         return Ok(());

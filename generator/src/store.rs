@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
+use outbox_config::Failure;
 use outbox_config::database::describe;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
@@ -42,8 +43,8 @@ pub fn peek(
     client: &mut Client,
     condition: Option<&str>,
     claims: &Claims,
-) -> anyhow::Result<Vec<Result<Group, BadGroup>>> {
-    let mut transaction = client.transaction().map_err(|error| anyhow!("{}", describe(&error)))?;
+) -> Result<Vec<Result<Group, BadGroup>>, Failure> {
+    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, condition))?;
     read_pending(&mut transaction, condition, claims, Lock::Nothing)
         .map_err(|error| cannot_read(&error, condition))
 }
@@ -55,12 +56,18 @@ enum Lock {
     Nothing,
 }
 
-fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> anyhow::Error {
+/// Names a table or a column that is not there, or a mistake in the configured condition: SQLSTATE
+/// class 42, the configuration's fault. Anything else may be better later.
+fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> Failure {
     let about = match condition.filter(|condition| !condition.trim().is_empty()) {
         Some(condition) => format!("; database.additional_directive_where is {condition:?}"),
         None => String::new(),
     };
-    anyhow!("cannot read the pending directives: {}{about}", describe(error))
+    let said = anyhow!("cannot read the pending directives: {}{about}", describe(error));
+    match error.code() {
+        Some(code) if code.code().starts_with("42") => Failure::Configuration(said),
+        _ => Failure::Unavailable(said),
+    }
 }
 
 /// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,
@@ -73,11 +80,11 @@ pub fn pending<'a>(
     client: &'a mut Client,
     condition: Option<&str>,
     claims: &Claims,
-) -> anyhow::Result<Option<Pending<'a>>> {
-    let mut transaction = client.transaction().map_err(|error| anyhow!("{}", describe(&error)))?;
+) -> Result<Option<Pending<'a>>, Failure> {
+    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, condition))?;
     let alone: bool = transaction
         .query_one("SELECT pg_try_advisory_xact_lock($1)", &[&ADVISORY_LOCK])
-        .map_err(|error| anyhow!("{}", describe(&error)))?
+        .map_err(|error| cannot_read(&error, condition))?
         .get(0);
     if !alone {
         return Ok(None);

@@ -34,7 +34,7 @@ impl Tools {
             envelope_from: envelope_from(config, &sender)?,
             sender,
             definitions: definitions(config)?,
-            templates: Templates::new(config.template_dir()?.to_owned()),
+            templates: templates(config)?,
             signer: signer(config.openpgp()?)?,
         })
     }
@@ -58,12 +58,22 @@ fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Fail
 /// The format definitions. What else lies in their folder is told about.
 pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
     let definitions = Definitions::load(config.script_directory()?)
-        .map_err(|error| Failure::Configuration(anyhow!("failed to {error}")))?;
+        .map_err(|error| anyhow!("failed to {:#}", anyhow::Error::new(error)))
+        .map_err(Failure::Configuration)?;
     for path in definitions.ignored() {
         let path = path.to_string_lossy();
         warn!(%path, "not a format definition (NN-name.toml), takes no part");
     }
     Ok(definitions)
+}
+
+/// The templates. Their folder must be there; they are read when they are asked for.
+pub fn templates(config: &Config) -> Result<Templates, Failure> {
+    let folder = config.template_dir()?;
+    std::fs::read_dir(folder)
+        .with_context(|| format!("cannot read the template folder {}", folder.display()))
+        .map_err(Failure::Configuration)?;
+    Ok(Templates { folder: folder.to_owned(), read: HashMap::new() })
 }
 
 /// The signer, if mails are signed. A key that can't sign without asking is an error here.
@@ -84,11 +94,6 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// The templates in `folder`.
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder, read: HashMap::new() }
-    }
-
     /// The template that a plan chose.
     pub fn get(&mut self, choice: &TemplateChoice) -> Result<Template, TemplateError> {
         match choice {

@@ -67,20 +67,20 @@ pub enum ConfigError {
         user: PathBuf,
     },
     /// A file can't be read.
-    #[error("cannot read the configuration {}: {source}", file.display())]
+    #[error("cannot read the configuration {}: {cause}", file.display())]
     Unreadable {
         /// Which one.
         file: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file is not JSON.
-    #[error("{}:{}:{}: not valid JSON: {source}", file.display(), source.line(), source.column())]
+    #[error("{}:{}:{}: not valid JSON: {cause}", file.display(), cause.line(), cause.column())]
     Json {
         /// Which one.
         file: PathBuf,
         /// What the parser said.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A key is not known, or its value is not as it must be.
     #[error("{}: {key}: {reason}", file.display())]
@@ -136,9 +136,9 @@ impl Config {
 /// Reads one file and checks its keys, while it is known which file that is.
 fn read(file: &Path) -> Result<Map<String, Value>, ConfigError> {
     let text = fs::read_to_string(file)
-        .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+        .map_err(|cause| ConfigError::Unreadable { file: file.to_owned(), cause })?;
     let value: Value = serde_json::from_str(&text)
-        .map_err(|source| ConfigError::Json { file: file.to_owned(), source })?;
+        .map_err(|cause| ConfigError::Json { file: file.to_owned(), cause })?;
     let Value::Object(map) = value else {
         let reason = "must hold a JSON object: { \"openpgp\": { … }, … }".to_owned();
         return Err(ConfigError::Key { file: file.to_owned(), key: "the file".into(), reason });
