@@ -106,7 +106,7 @@ pub fn list(outbox: &Outbox, only: Option<StateName>, json: bool) -> Result<(), 
         .into_iter()
         .filter(|mail| only.is_none_or(|state| state == mail.state_name()))
         .collect();
-    let text = if json { as_json(&mails) } else { as_table(&mails, Timestamp::now(), width()) };
+    let text = if json { as_json(&mails) } else { as_table(&mails, outbox::now(), width()) };
     print(&text)
 }
 

@@ -195,7 +195,7 @@ impl<'a> Service<'a> {
     fn work(&mut self, snapshot: &Snapshot) -> outbox::Result<Next> {
         self.warn_of_oddities(snapshot);
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
-        let now = Timestamp::now();
+        let now = outbox::now();
         let mut next: Option<Timestamp> = None;
         let mut due: BTreeMap<(u32, &MailId), (&MailFile, Option<DeliveryRecord>)> =
             BTreeMap::new();
@@ -298,7 +298,7 @@ impl<'a> Service<'a> {
             &attempt,
             &self.courier.relay_name(),
             &self.settings,
-            Timestamp::now(),
+            outbox::now(),
             random_fraction(),
         );
         self.write_down(sidecar, &file, verdict)
@@ -348,7 +348,8 @@ impl<'a> Service<'a> {
             }
             DeliveryState::Deferred => {
                 self.summary.deferred += 1;
-                let next = record.next_attempt_at.map(|next| next.to_string()).unwrap_or_default();
+                let next =
+                    record.next_attempt_at.map(|next| format!("{next:.0}")).unwrap_or_default();
                 let words = replies();
                 if uncertain {
                     warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");

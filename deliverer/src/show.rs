@@ -63,7 +63,7 @@ fn describe(outbox: &Outbox, mail: &Listed, file: Option<&MailFile>) -> String {
     line("Ticket", sidecar.ticket.as_str());
     line("Subject", &sidecar.subject);
     line("Message-ID", &sidecar.message_id);
-    line("Written", &sidecar.created_at.to_string());
+    line("Written", &format!("{:.0}", sidecar.created_at));
     line("Mail from", &format!("<{}>", sidecar.envelope.from));
     for address in &sidecar.envelope.to {
         let outcome = mail.record.as_ref().and_then(|record| record.recipients.get(address));
@@ -81,7 +81,8 @@ fn describe(outbox: &Outbox, mail: &Listed, file: Option<&MailFile>) -> String {
         line("Rcpt to", &format!("<{address}> {words}"));
     }
     if let Some(record) = &mail.record {
-        let time = |time: Option<jiff::Timestamp>| time.map_or("-".into(), |time| time.to_string());
+        let time =
+            |time: Option<jiff::Timestamp>| time.map_or("-".into(), |time| format!("{time:.0}"));
         line("Attempts", &record.attempts.to_string());
         if record.uncertain > 0 {
             line("Uncertain", &format!("{} of them", record.uncertain));

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
 use outbox_config::database::connect;
 use outbox_config::logging::one_line;
@@ -103,7 +102,7 @@ impl Line {
 
 /// What a run would make of the group.
 fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
-    let (state, why) = match tools.definitions.decide(group, Timestamp::now()) {
+    let (state, why) = match tools.definitions.decide(group, outbox::now()) {
         Err(error) => ("error", format!("failed to {error}")),
         Ok(None) => ("error", "no format definition takes the group".to_owned()),
         Ok(Some(Decision::Postponed { until, why, .. })) => {

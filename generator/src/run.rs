@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use jiff::Timestamp;
 use outbox::{Draft, Generator, Outbox};
 use outbox_config::database::connect;
 use outbox_config::{Config, Failure};
@@ -140,7 +139,7 @@ impl Writer<'_, '_, '_> {
 
     /// The group's plan, if it becomes a mail now.
     fn decide(&mut self, group: &Group) -> Option<Plan> {
-        let decided = self.tools.definitions.decide(group, Timestamp::now());
+        let decided = self.tools.definitions.decide(group, outbox::now());
         let reason = match decided {
             Ok(Some(Decision::Compose(plan))) => {
                 let lacking = fields(&plan).find(|field| !self.columns.has(field));
@@ -153,7 +152,7 @@ impl Writer<'_, '_, '_> {
             }
             Ok(Some(Decision::Postponed { format, until, why })) => {
                 self.summary.postponed += 1;
-                let until = until.map(|until| until.to_string()).unwrap_or_default();
+                let until = until.map(|until| format!("{until:.0}")).unwrap_or_default();
                 let recipient = &group.key.recipient_address;
                 debug!(%recipient, %format, until, "postponed: {why}");
                 return None;
@@ -180,7 +179,7 @@ impl Writer<'_, '_, '_> {
             store::draw_tickets(self.ticket_client, batch.len()).map_err(Failure::Unavailable)?;
         let mut drafts: Vec<Draft> = Vec::new();
         for (Planned { group, plan }, ticket) in batch.iter().zip(&tickets) {
-            let rendered = render(self.tools, group, plan, &events, ticket, Timestamp::now())
+            let rendered = render(self.tools, group, plan, &events, ticket, outbox::now())
                 .with_context(|| format!("format {}", plan.format));
             match rendered {
                 Err(error) => self.fail_group(group, &format!("{error:#}")),

@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use finish::{Deliverer, Finished};
 pub use folder::Outbox;
 pub use mail_file::{Flags, MailFile, Place};
-pub use names::{DirectiveId, MailId, Ticket};
+pub use names::{DirectiveId, MailId, Ticket, now};
 pub use publish::{Claims, Draft, Generator, NewMail, Recovered};
 pub use scan::{Entry, Oddity, Snapshot, State};
 pub use sidecar::{Envelope, GroupKey, Sha256Digest, Sidecar};

@@ -1,11 +1,17 @@
-//! The names that tie everything together: ticket, mail id, directive id.
+//! What ties everything together: the ids of ticket, mail and directive, and the clock.
 
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+
+/// The present time to the microsecond, which is what PostgreSQL can hold.
+pub fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("it is the present")
+}
 
 /// Key of a row in the table `directives`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

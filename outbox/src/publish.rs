@@ -233,7 +233,7 @@ impl<'a> Generator<'a> {
     /// time, and telling a person something in `ls`.
     fn next_id(&mut self, ticket: &Ticket) -> Result<MailId> {
         self.drafts += 1;
-        let now = Timestamp::now();
+        let now = crate::now();
         let (seconds, micros) = (now.as_second(), now.subsec_nanosecond() / 1000);
         let (process, count, host) = (std::process::id(), self.drafts, &self.host);
         format!("{seconds}.M{micros:06}P{process}Q{count}.{ticket}.{host}").parse()
