@@ -145,6 +145,16 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// Without this thread nothing would ever be marked, and nobody would notice. The program can be
+    /// ended at any point, and is started again.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::exit(1);
+        }
+    }
+}
+
 enum Problem {
     /// A mail's data is at fault.
     Data(String),

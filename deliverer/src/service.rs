@@ -37,6 +37,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How often the archive is pruned.
 const PRUNE_AGAIN: Duration = Duration::from_secs(3600);
 
+/// How long to wait before a record that could not be written is written again.
+const RECORD_AGAIN: Duration = Duration::from_secs(2);
+
 /// How long a connection is kept without a mail for it.
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
 
@@ -227,6 +230,9 @@ impl<'a> Service<'a> {
             }
         }
         let (mut paused, mut blocked) = (false, false);
+        if !due.is_empty() {
+            self.deliverer.try_recording()?;
+        }
         for ((_, id), (file, record)) in due {
             self.handle_arrived()?;
             if self.stopping() {
@@ -316,13 +322,39 @@ impl<'a> Service<'a> {
         if verdict.hold {
             self.deliverer.hold(&sidecar.id, file)?;
         }
-        self.deliverer.record(std::slice::from_ref(&record))?;
+        self.record(&record)?;
         self.tell(&sidecar, &record, verdict.uncertain);
         if record.state == DeliveryState::Accepted {
             self.summary.relayed += 1;
             self.have_marked(sidecar, record.accepted_at, Some(file.clone()))?;
         }
         Ok(())
+    }
+
+    /// Writes a record. That the relay took a mail must not get lost while this program lives: where
+    /// it can't be written (a full disk), nothing else is done until it can.
+    fn record(&mut self, record: &DeliveryRecord) -> outbox::Result<()> {
+        let mut told = false;
+        loop {
+            let Err(error) = self.deliverer.record(std::slice::from_ref(record)) else {
+                if told {
+                    info!(mail = %record.id, "written down at last");
+                }
+                return Ok(());
+            };
+            if !record.any_accepted() && record.uncertain == 0 {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut told, true) {
+                error!(
+                    mail = %record.id,
+                    "the relay took a mail and that can't be written down; trying until it can, for \
+                     without the record the mail is sent again: failed to {error}"
+                );
+            }
+            // There is no event to wait for when a disk has room again.
+            std::thread::sleep(RECORD_AGAIN);
+        }
     }
 
     /// One line for what came of an attempt, and one for each recipient that lacks the mail.

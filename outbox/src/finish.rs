@@ -57,6 +57,17 @@ impl<'a> Deliverer<'a> {
         disk::sync_folder(&folder)
     }
 
+    /// Whether a record could be written now: tried out, and undone. A mail that is relayed while its
+    /// record can't be written would be relayed again.
+    pub fn try_recording(&self) -> Result<()> {
+        let probe = self.outbox.records().join(".probe.json.tmp");
+        disk::remove(&probe)?;
+        let file = disk::create(&probe, &[b' '; 4096])?;
+        let synced = disk::sync_file(&file, &probe);
+        disk::remove(&probe)?;
+        synced
+    }
+
     /// Flags a mail (F), so that it waits for a person. Whether there was a mail to flag.
     pub fn hold(&self, id: &MailId, known: &MailFile) -> Result<bool> {
         self.change_flags(id, known, |flags| flags.with('F'))
