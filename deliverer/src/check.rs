@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use outbox::Outbox;
 use outbox_config::database::{connect, describe};
 use outbox_config::program::{self, Check};
-use outbox_config::{Config, Failure};
+use outbox_config::{Config, Failure, SmtpTls};
 
 use crate::courier::Courier;
 use crate::marks::missing_rights;
@@ -21,11 +21,9 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;
     let mails = outbox.scan().map_err(|error| anyhow!("failed to {error}"))?.entries.len();
-    for folder in ["delivery", "cur", "sent/cur"] {
-        let path = outbox.root().join(folder);
-        rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
-            .with_context(|| format!("cannot write into {}", path.display()))?;
-    }
+    outbox
+        .check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])
+        .map_err(|error| anyhow!("failed to {error}"))?;
     Ok(format!("{} with {mails} mails", outbox.root().display()))
 }
 
@@ -44,5 +42,10 @@ fn check_relay(config: &Config) -> anyhow::Result<String> {
     let name = courier.relay_name();
     courier.connect().map_err(|trouble| anyhow!("{name}: failed to {trouble}"))?;
     courier.disconnect();
-    Ok(format!("{name} greets, and says yes to TLS and login as configured"))
+    let tls = match config.smtp()?.tls() {
+        SmtpTls::None => "without TLS",
+        SmtpTls::StartTls | SmtpTls::Implicit => "with TLS",
+    };
+    let login = if config.smtp()?.login()?.is_some() { ", and logs us in" } else { "" };
+    Ok(format!("{name} greets us {tls}{login}"))
 }

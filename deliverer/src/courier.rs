@@ -34,13 +34,10 @@ struct Trouble {
 impl Courier {
     /// A courier to the configured relay. Connects when the first mail is to go.
     pub fn new(settings: &SmtpSettings) -> Result<Self, ConfigError> {
-        let credentials = match (&settings.username, settings.password()?) {
-            (Some(name), password) => {
-                let password = password.as_ref().map_or("", |password| password.expose());
-                Some(Credentials::new(name.clone(), password.to_owned()))
-            }
-            (None, _) => None,
-        };
+        let login = settings.login()?;
+        let credentials = login.map(|(name, password)| {
+            Credentials::new(name.to_owned(), password.expose().to_owned())
+        });
         let relay = Relay {
             host: settings.host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: settings.port(),

@@ -42,7 +42,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
 fn open(config: &Config) -> Result<Outbox, Failure> {
     Outbox::open(&config.outbox.path)
         .map_err(|error| anyhow!("failed to {error}"))
-        .context("there is no outbox yet: `run` of either program makes it, in outbox.path")
+        .context("no outbox in outbox.path; `run` of either program makes what is missing of it")
         .map_err(Failure::Unavailable)
 }
 
@@ -94,7 +94,9 @@ fn conclude(summary: Summary, once: bool) -> Result<(), Failure> {
         return Err(Failure::Unavailable(anyhow!(text)));
     }
     if errors > 0 {
-        return Err(Failure::Failed(anyhow!("{errors} mails need a person: see the lines above")));
+        return Err(Failure::Failed(anyhow!(
+            "errors with {errors} of the mails: see the lines above"
+        )));
     }
     Ok(())
 }

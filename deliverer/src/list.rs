@@ -3,10 +3,10 @@
 use std::io::IsTerminal as _;
 
 use jiff::Timestamp;
-use outbox::{DeliveryRecord, DeliveryState, MailId, Outbox, RecipientState, Sidecar, State};
+use outbox::{DeliveryRecord, MailId, Outbox, RecipientState, Sidecar, State};
 use outbox_config::Failure;
 use outbox_config::logging::one_line;
-use outbox_config::program::print;
+use outbox_config::program::{fit, print};
 use serde::Serialize;
 
 use crate::cli::StateName;
@@ -50,13 +50,11 @@ pub fn read(outbox: &Outbox) -> outbox::Result<Vec<Listed>> {
 impl Listed {
     /// The state in an operator's words.
     pub fn state_name(&self) -> StateName {
-        let failed = |record: &DeliveryRecord| {
-            use DeliveryState::{Expired, Held, Rejected};
-            matches!(record.state, Rejected | Expired | Held)
-        };
         match &self.state {
             _ if self.sidecar.is_err() => StateName::Failed,
-            State::Held if self.record.as_ref().is_some_and(failed) => StateName::Failed,
+            State::Held if self.record.as_ref().is_some_and(DeliveryRecord::was_held) => {
+                StateName::Failed
+            }
             State::Held => StateName::Held,
             State::Deferred { .. } => StateName::Deferred,
             State::Withdrawn => StateName::Withdrawn,
@@ -148,15 +146,15 @@ fn as_json(mails: &[Listed]) -> String {
 /// A table for a terminal of `width` columns; the last column takes what is left.
 fn as_table(mails: &[Listed], now: Timestamp, width: Option<usize>) -> String {
     if mails.is_empty() {
-        return "nothing in the outbox\n".to_owned();
+        return "no mails\n".to_owned();
     }
     let line = |cells: [&str; 7]| {
         let [ticket, age, state, tries, next, recipient, reply] = cells;
         let line = format!(
             "{ticket:<17} {age:>4} {state:<9} {tries:>3} {next:>4} {:<24} {reply}",
-            cut(recipient, 24)
+            fit(recipient, 24)
         );
-        cut(line.trim_end(), width.unwrap_or(usize::MAX)) + "\n"
+        fit(line.trim_end(), width.unwrap_or(usize::MAX)) + "\n"
     };
     let mut table = line(["TICKET", "AGE", "STATE", "TRY", "NEXT", "RECIPIENT", "LAST REPLY"]);
     for mail in mails {
@@ -193,12 +191,4 @@ fn span(from: Timestamp, to: Timestamp) -> String {
         6_000..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
-}
-
-/// At most `width` characters, an ellipsis in place of what is cut off.
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }

@@ -3,10 +3,12 @@
 //!
 //! It is a thread of its own since a database can be silent for minutes, and relaying goes on.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outbox::MailId;
 use outbox_config::DatabaseSettings;
 use outbox_config::database::{connect, describe};
 use postgres::Client;
@@ -34,7 +36,9 @@ impl Marker {
     /// marks, [`Event::NotMarked`].
     pub fn start(settings: DatabaseSettings, report: Sender<Event>) -> Self {
         let (marks, taken) = channel();
-        thread::spawn(move || Worker { settings, report, client: None, away: false }.run(&taken));
+        let worker =
+            Worker { settings, report, client: None, away: false, refused: HashSet::new() };
+        thread::spawn(move || worker.run(&taken));
         Self { marks }
     }
 
@@ -50,6 +54,8 @@ struct Worker {
     report: Sender<Event>,
     client: Option<Client>,
     away: bool,
+    /// Mails whose data the database finds fault with, and that were told about.
+    refused: HashSet<MailId>,
 }
 
 impl Worker {
@@ -92,10 +98,12 @@ impl Worker {
                 Ok(kept) => self.done(&batch, &kept),
                 Err(Problem::Data(text)) => match batch.as_slice() {
                     [mark] => {
-                        error!(
+                        if self.refused.insert(mark.id.clone()) {
+                            error!(
                             ticket = %mark.ticket, mail = %mark.id,
                             "cannot mark a relayed mail as sent, will try again: {text}"
-                        );
+                            );
+                        }
                         rest.extend(batch);
                     }
                     // The others are marked all the same.

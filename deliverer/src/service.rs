@@ -187,6 +187,7 @@ impl<'a> Service<'a> {
             }
         }
         self.summary.unmarked = self.unmarked.len();
+        self.summary.relay_trouble = self.courier.paused_until().is_some();
         Ok(self.summary)
     }
 
@@ -252,7 +253,6 @@ impl<'a> Service<'a> {
             }
             self.relay(id, file, record)?;
         }
-        self.summary.relay_trouble = paused;
         let due = next.map(|next| {
             let wait = next.duration_since(now);
             Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
@@ -271,7 +271,10 @@ impl<'a> Service<'a> {
         let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
             return Ok(());
         };
-        let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
+        let mut record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
+        if record.was_held() {
+            record.reopen();
+        }
         // Looked at as late as can be: mutt may just have flagged or deleted it.
         let Some(file) = self.deliverer.outbox().refind(id, known)? else { return Ok(()) };
         if file.flags.held() || file.flags.trashed() {

@@ -116,7 +116,7 @@ fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDurati
     let doubled = settings.retry_min.checked_mul(1 << doublings.min(31));
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
-    SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)
+    SignedDuration::from_secs(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

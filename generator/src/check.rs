@@ -10,10 +10,9 @@ use outbox_config::database::connect;
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure};
 
-use crate::formats::TemplateChoice;
 use crate::store::{EventColumns, missing_rights};
 use crate::template::Template;
-use crate::tools::{definitions, sender, signer, templates};
+use crate::tools::{claims, definitions, sender, signer, templates};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -54,8 +53,15 @@ fn check_key(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_formats(config: &Config) -> anyhow::Result<String> {
-    let formats = definitions(config).map_err(words)?.formats().count();
-    Ok(format!("{formats} in {}", config.script_directory()?.display()))
+    let definitions = definitions(config).map_err(words)?;
+    let ignored: Vec<_> =
+        definitions.ignored().iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let ignored = match ignored.as_slice() {
+        [] => String::new(),
+        files => format!("; no definitions, and so not used: {}", files.join(", ")),
+    };
+    let formats = definitions.formats().count();
+    Ok(format!("{formats} in {}{ignored}", config.script_directory()?.display()))
 }
 
 /// Every file in the template folder is a template, and every template that a format names is
@@ -71,10 +77,10 @@ fn check_templates(config: &Config) -> anyhow::Result<String> {
         }
     }
     let mut templates = templates(config).map_err(words)?;
-    for choice in definitions(config).map_err(words)?.templates() {
-        if let (TemplateChoice::Named(_), Err(error)) = (choice, templates.get(choice)) {
-            wrong.push(error.to_string());
-        }
+    // What is wrong with the definitions themselves was told above.
+    if let Ok(definitions) = definitions(config) {
+        let named = definitions.templates().filter_map(|choice| templates.get(choice).err());
+        wrong.extend(named.map(|error| error.to_string()));
     }
     if wrong.is_empty() {
         return Ok(format!("{count} in {}", folder.display()));
@@ -105,22 +111,23 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
     let columns = EventColumns::read(&mut client)?;
-    let definitions = definitions(config).map_err(words)?;
-    let lacking: Vec<String> = definitions
-        .fields()
-        .into_iter()
-        .filter(|field| !columns.has(field))
-        .map(ToString::to_string)
-        .collect();
-    if !lacking.is_empty() {
-        bail!("the table events lacks columns that formats show: {}", lacking.join(", "));
+    if let Ok(definitions) = definitions(config) {
+        let fields = definitions.fields();
+        let lacking = fields.iter().filter(|field| !columns.has(field));
+        let lacking: Vec<String> = lacking.map(ToString::to_string).collect();
+        if !lacking.is_empty() {
+            bail!("the table events lacks columns that formats show: {}", lacking.join(", "));
+        }
     }
     Ok(format!("{} as {}", settings.name, settings.username))
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;
-    let claims = outbox.claims().map_err(|error| anyhow!("failed to {error}"))?;
+    outbox
+        .check_writable(&["tmp", "new", "sidecar"])
+        .map_err(|error| anyhow!("failed to {error}"))?;
+    let claims = claims(&outbox).map_err(words)?;
     let directives = claims.directives.len();
     Ok(format!("{}; it claims {directives} directives", outbox.root().display()))
 }

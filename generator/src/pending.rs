@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
 use outbox_config::database::connect;
 use outbox_config::logging::one_line;
-use outbox_config::program::print;
+use outbox_config::program::{fit, print};
 use outbox_config::{Config, Failure};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::formats::Decision;
 use crate::group::{Group, ids};
 use crate::render::{fields, rehearse};
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Tools, definitions, sender, templates};
+use crate::tools::{Tools, claims, definitions, sender, templates};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -65,7 +65,7 @@ fn claimed(config: &Config) -> Result<(Claims, Vec<Line>), Failure> {
         return Ok((Claims::default(), Vec::new()));
     }
     let outbox = Outbox::open(&config.outbox.path).map_err(failed)?;
-    let claims = outbox.claims().map_err(failed)?;
+    let claims = claims(&outbox)?;
     let mut lines = Vec::new();
     for id in outbox.scan().map_err(failed)?.entries.keys() {
         let Some(Sidecar { ticket, group, directive_ids, mark_sent: true, .. }) =
@@ -145,8 +145,8 @@ fn table(lines: &[Line]) -> String {
             "{:<9} {:>6} {:<28} {:<28} {}",
             line.state,
             line.directives,
-            one_line(&line.recipient_address),
-            one_line(&line.template_name),
+            fit(&one_line(&line.recipient_address), 28),
+            fit(&one_line(&line.template_name), 28),
             one_line(&line.why)
         );
         table += row.trim_end();

@@ -15,7 +15,7 @@ use crate::formats::{Decision, Plan};
 use crate::group::{Group, ids};
 use crate::render::{fields, render};
 use crate::store::{self, BadGroup, EventColumns, Pending};
-use crate::tools::Tools;
+use crate::tools::{Tools, claims};
 
 /// How many mails share one round of fsync, and how many events are loaded for them at a time.
 const BATCH: Limits = Limits { mails: 100, events: 10_000 };
@@ -51,12 +51,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     recover(&generator)?;
     // Before the database is asked: the deliverer removes a claim only after the database knows.
-    let claims = generator.claims().map_err(|error| {
-        Failure::Failed(anyhow!(
-            "failed to {error}; what it claims is not known, so nothing is written until it is \
-             mended or moved away (its directives are then written anew)"
-        ))
-    })?;
+    let claims = claims(generator.outbox())?;
 
     let connection = || connect(&database.event, "outbox-generator", STATEMENT_TIMEOUT);
     let mut client = connection().map_err(Failure::Unavailable)?;

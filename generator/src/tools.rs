@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
+use outbox::{Claims, Outbox};
 use outbox_config::{Config, Failure, OpenPgpSettings};
 use tracing::warn;
 
@@ -30,10 +31,15 @@ impl Tools {
     /// Finds them all. Whatever is wrong is the configuration's fault.
     pub fn load(config: &Config) -> Result<Self, Failure> {
         let sender = sender(config)?;
+        let definitions = definitions(config)?;
+        for path in definitions.ignored() {
+            let path = path.to_string_lossy();
+            warn!(%path, "not a format definition (NN-name.toml), takes no part");
+        }
         Ok(Self {
             envelope_from: envelope_from(config, &sender)?,
             sender,
-            definitions: definitions(config)?,
+            definitions,
             templates: templates(config)?,
             signer: signer(config.openpgp()?)?,
         })
@@ -55,16 +61,11 @@ fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Fail
     }
 }
 
-/// The format definitions. What else lies in their folder is told about.
+/// The format definitions.
 pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
-    let definitions = Definitions::load(config.script_directory()?)
+    Definitions::load(config.script_directory()?)
         .map_err(|error| anyhow!("failed to {:#}", anyhow::Error::new(error)))
-        .map_err(Failure::Configuration)?;
-    for path in definitions.ignored() {
-        let path = path.to_string_lossy();
-        warn!(%path, "not a format definition (NN-name.toml), takes no part");
-    }
-    Ok(definitions)
+        .map_err(Failure::Configuration)
 }
 
 /// The templates. Their folder must be there; they are read when they are asked for.
@@ -74,6 +75,17 @@ pub fn templates(config: &Config) -> Result<Templates, Failure> {
         .with_context(|| format!("cannot read the template folder {}", folder.display()))
         .map_err(Failure::Configuration)?;
     Ok(Templates { folder: folder.to_owned(), read: HashMap::new() })
+}
+
+/// What the outbox claims. To be read **before** the database is asked what is pending: the
+/// deliverer removes a claim only after the database knows.
+pub fn claims(outbox: &Outbox) -> Result<Claims, Failure> {
+    outbox.claims().map_err(|error| {
+        Failure::Failed(anyhow!(
+            "failed to {error}; what it claims is not known, so nothing is written until it is \
+             mended or moved away (its directives are then written anew)"
+        ))
+    })
 }
 
 /// The signer, if mails are signed. A key that can't sign without asking is an error here.

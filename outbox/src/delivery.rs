@@ -81,6 +81,22 @@ impl DeliveryRecord {
         envelope.iter().map(String::as_str).filter(|address| !closed(address)).collect()
     }
 
+    /// Whether the mail was held with this record.
+    pub fn was_held(&self) -> bool {
+        use DeliveryState::{Expired, Held, Rejected};
+        matches!(self.state, Rejected | Expired | Held)
+    }
+
+    /// Begins anew after a person released the mail: all but those who have it are asked for, and
+    /// the time until it is given up starts again. The attempts stay counted.
+    pub fn reopen(&mut self) {
+        self.state = DeliveryState::Deferred;
+        self.recipients.retain(|_, outcome| outcome.state == RecipientState::Accepted);
+        self.first_attempt_at = None;
+        self.next_attempt_at = None;
+        self.reason = None;
+    }
+
     /// Whether the relay took the mail for at least one recipient.
     pub fn any_accepted(&self) -> bool {
         self.recipients.values().any(|outcome| outcome.state == RecipientState::Accepted)

@@ -72,6 +72,16 @@ impl Outbox {
         Ok(outbox)
     }
 
+    /// Whether this process may write into the folders named. Changes nothing.
+    pub fn check_writable(&self, folders: &[&str]) -> Result<()> {
+        for folder in folders {
+            let path = self.root.join(folder);
+            rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
+                .map_err(|error| Error::io("write into", &path)(error.into()))?;
+        }
+        Ok(())
+    }
+
     /// The folder itself: a Maildir.
     pub fn root(&self) -> &Path {
         &self.root

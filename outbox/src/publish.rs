@@ -94,7 +94,7 @@ impl<'a> Generator<'a> {
         self.outbox
     }
 
-    /// Ends what an interrupted run left half done. To be called before [`Generator::claims`].
+    /// Ends what an interrupted run left half done. To be called before [`Outbox::claims`].
     pub fn recover(&self) -> Result<Recovered> {
         self.remove_temporary_sidecars()?;
         let snapshot = self.outbox.scan()?;
@@ -149,15 +149,6 @@ impl<'a> Generator<'a> {
         }
         copies.retain(|(_, ticket)| !mails.contains(ticket));
         Ok(copies.into_iter().map(|(id, _)| id).collect())
-    }
-
-    /// Reads what the outbox claims. To be called **before** the database is asked what is
-    /// pending: the deliverer removes a sidecar only after the database said `sent`.
-    ///
-    /// Fails on a sidecar that can't be read: it may claim anything, and a directive written to
-    /// twice is worse than one written to later.
-    pub fn claims(&self) -> Result<Claims> {
-        self.outbox.claims()
     }
 
     /// Writes a mail, not committed and not yet durable.
@@ -241,7 +232,11 @@ impl<'a> Generator<'a> {
 }
 
 impl Outbox {
-    /// The claims, for who only looks; who writes asks [`Generator::claims`].
+    /// Reads what the outbox claims. Who writes does it **before** asking the database what is
+    /// pending: the deliverer removes a sidecar only after the database said `sent`.
+    ///
+    /// Fails on a sidecar that can't be read: it may claim anything, and a directive written to
+    /// twice is worse than one written to later.
     pub fn claims(&self) -> Result<Claims> {
         let mut claims = Claims::default();
         for (id, entry) in self.scan()?.entries {

@@ -437,6 +437,30 @@ fn a_later_attempt_asks_only_for_recipients_that_are_open() {
 }
 
 #[test]
+fn a_released_mail_asks_again_for_all_who_lack_it() {
+    let outcome = |state| RecipientOutcome { state, reply: "550 no".into() };
+    let mut record = DeliveryRecord::new("1.M2P3Q4.20261125-10000001.h".parse().unwrap());
+    record.state = DeliveryState::Rejected;
+    record.attempts = 3;
+    record.first_attempt_at = Some("2026-11-20T00:00:00Z".parse().unwrap());
+    record.reason = Some("an old reason".into());
+    record.recipients = [
+        ("a@cert.example".to_owned(), outcome(RecipientState::Accepted)),
+        ("b@cert.example".to_owned(), outcome(RecipientState::Rejected)),
+        ("c@cert.example".to_owned(), outcome(RecipientState::Deferred)),
+    ]
+    .into();
+    assert!(record.was_held());
+
+    record.reopen();
+
+    let all = ["a@cert.example", "b@cert.example", "c@cert.example"].map(str::to_owned);
+    assert_eq!(record.open_recipients(&all), ["b@cert.example", "c@cert.example"]);
+    assert_eq!((record.attempts, record.first_attempt_at), (3, None));
+    assert!(!record.was_held() && record.reason.is_none());
+}
+
+#[test]
 fn a_lock_holds_off_a_second_process_and_ends_with_the_first() {
     let case = case();
     let held = case.outbox.lock_generator().unwrap().unwrap();

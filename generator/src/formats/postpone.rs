@@ -72,23 +72,6 @@ fn observation(group: &Group, format: &FormatName) -> Result<Timestamp, DecideEr
     })
 }
 
-/// Reads a whole number and one of the units `s`, `m`, `h`, `d` (24 hours), such as `15m`.
-pub(super) fn parse_duration(text: &str) -> Option<SignedDuration> {
-    let unit = match text.as_bytes().last()? {
-        b's' => 1,
-        b'm' => 60,
-        b'h' => 60 * 60,
-        b'd' => 24 * 60 * 60,
-        _ => return None,
-    };
-    let digits = &text[..text.len() - 1];
-    // `parse` would also take a sign.
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<i64>().ok()?.checked_mul(unit).map(SignedDuration::from_secs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,31 +110,6 @@ mod tests {
 
     fn until(rule: Postpone, now: &str) -> Option<Timestamp> {
         wait_of(&group(), rule, now).expect("a decision").map(|wait| wait.until.expect("an end"))
-    }
-
-    #[test]
-    fn a_duration_is_a_whole_number_and_one_unit() {
-        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("0s", 0)] {
-            assert_eq!(parse_duration(text), Some(SignedDuration::from_secs(seconds)), "{text}");
-        }
-        for text in [
-            "",
-            "m",
-            "15",
-            "15 m",
-            "1h30m",
-            "-5m",
-            "+5m",
-            "1.5h",
-            "15M",
-            "15min",
-            "٣m",
-            "9223372036854775807d",
-            "99999999999999999999s",
-            "5µ",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text:?}");
-        }
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::str::FromStr;
 
 use jiff::SignedDuration;
+use outbox_config::parse_duration;
 use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
 use super::error::Problem;
 use super::pattern::{Pattern, Patterns};
 use super::plan::{Data, TemplateChoice, Text};
-use super::postpone::{Postpone, parse_duration};
+use super::postpone::Postpone;
 use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
 use super::toml_table::{Problems, Table, Value, hint};
 use crate::column::{Column, Field};
@@ -296,14 +297,17 @@ impl Reader<'_> {
 
     fn duration(&mut self, value: Value) -> Option<SignedDuration> {
         let text = value.string(&mut self.problems)?;
-        let duration = parse_duration(text);
-        if duration.is_none() {
-            let message = format!(
-                "{text:?} is no duration: a whole number and `s`, `m`, `h` or `d`, such as \"15m\""
-            );
-            value.report(&mut self.problems, message);
+        match parse_duration(text).map(SignedDuration::try_from) {
+            Ok(Ok(duration)) => Some(duration),
+            Ok(Err(error)) => {
+                value.report(&mut self.problems, error.to_string());
+                None
+            }
+            Err(message) => {
+                value.report(&mut self.problems, message);
+                None
+            }
         }
-        duration
     }
 
     fn columns(&mut self, value: Value) -> Vec<Column> {

@@ -366,4 +366,26 @@ mod tests {
         let missing = Config::load_from(Some(Path::new("/nowhere.conf")), "".as_ref(), "".as_ref());
         assert!(missing.unwrap_err().to_string().contains("/nowhere.conf"));
     }
+
+    /// The text of docs/configuration.md.
+    const DOCUMENTATION: &str = include_str!("../../../docs/configuration.md");
+
+    #[test]
+    fn the_documentation_tells_every_key_and_no_other() {
+        for key in KEYS {
+            assert!(DOCUMENTATION.contains(&format!("`{key}`")), "`{key}` is not told");
+        }
+        let first_cells = DOCUMENTATION.lines().filter_map(|line| line.strip_prefix("| `"));
+        let told = first_cells.filter_map(|line| line.split_once("` |")).map(|(key, _)| key);
+        for key in told.filter(|key| key.contains('.') && !key.contains(' ')) {
+            assert!(KEYS.contains(&key), "`{key}` is told and not known");
+        }
+    }
+
+    #[test]
+    fn the_example_in_the_documentation_is_read() {
+        let (_, example) = DOCUMENTATION.split_once("## A full example\n").unwrap();
+        let config = Files::new(Some(example), None).load().unwrap();
+        assert!(config.openpgp.is_some() && config.database.is_some() && config.smtp.is_some());
+    }
 }

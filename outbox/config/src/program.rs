@@ -55,6 +55,14 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// At most `width` characters of `text`, with an ellipsis in place of what is cut off.
+pub fn fit(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// One thing that `check` looks at: its name, and a function that says how it is.
 pub type Check = (&'static str, fn(&Config) -> anyhow::Result<String>);
 

@@ -164,14 +164,26 @@ impl SmtpSettings {
         })
     }
 
-    /// The password, wherever it comes from.
-    pub fn password(&self) -> Result<Option<Secret>, ConfigError> {
-        password(
+    /// Name and password to log in with, if any is configured. One without the other is an error.
+    pub fn login(&self) -> Result<Option<(&str, Secret)>, ConfigError> {
+        let password = password(
             self.password.as_ref(),
             self.password_file.as_deref(),
             "smtp.password_file",
             "OUTBOX_SMTP_PASSWORD",
-        )
+        )?;
+        let lacks =
+            |key, why| ConfigError::Missing { files: "the configuration".to_owned(), key, why };
+        match (&self.username, password) {
+            (Some(name), Some(password)) => Ok(Some((name, password))),
+            (None, None) => Ok(None),
+            (Some(_), None) => {
+                Err(lacks("smtp.password", "smtp.username is there, and a login needs both"))
+            }
+            (None, Some(_)) => {
+                Err(lacks("smtp.username", "a password is there, and a login needs both"))
+            }
+        }
     }
 }
 
@@ -396,6 +408,15 @@ mod tests {
         let text = r#"{"smtp": {"host": "192.0.2.1", "tls": "none", "username": "u"}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert!(config.check().unwrap_err().to_string().contains("smtp.tls"));
+    }
+
+    #[test]
+    fn a_login_needs_name_and_password() {
+        let login = |text: &str| smtp(text).login().map(|login| login.is_some());
+        assert!(!login(r#"{"host": "h"}"#).unwrap());
+        assert!(login(r#"{"host": "h", "username": "u", "password": "p"}"#).unwrap());
+        assert!(login(r#"{"host": "h", "username": "u"}"#).is_err());
+        assert!(login(r#"{"host": "h", "password": "p"}"#).is_err());
     }
 
     #[test]
