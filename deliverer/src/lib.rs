@@ -40,10 +40,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
 }
 
 fn open(config: &Config) -> Result<Outbox, Failure> {
-    Outbox::open(&config.outbox.path)
-        .map_err(|error| anyhow!("failed to {error}"))
-        .context("no outbox in outbox.path; `run` of either program makes what is missing of it")
-        .map_err(Failure::Unavailable)
+    Outbox::open(&config.outbox.path).map_err(|error| Failure::unavailable(&error))
 }
 
 fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
@@ -51,8 +48,7 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     let courier = Courier::new(config.smtp()?)?;
     // A password that can't be read is an error now, not in the marker's thread.
     database.password()?;
-    let outbox =
-        Outbox::create(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
+    let outbox = open(config)?;
     let deliverer = outbox
         .lock_deliverer()
         .map_err(|error| Failure::unavailable(&error))?

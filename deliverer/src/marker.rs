@@ -14,7 +14,7 @@ use outbox_config::database::{connect, describe};
 use postgres::Client;
 use tracing::{error, info, warn};
 
-use crate::marks::{Kept, Mark, mark_sent};
+use crate::marks::{Kept, Mark, Marked, mark_sent};
 use crate::service::Event;
 
 /// How many mails are marked in one transaction at most.
@@ -95,7 +95,7 @@ impl Worker {
         while !marks.is_empty() {
             let batch: Vec<Mark> = marks.drain(..marks.len().min(BATCH)).collect();
             match self.try_mark(&batch) {
-                Ok(kept) => self.done(&batch, &kept),
+                Ok(marked) => self.done(&batch, &marked),
                 Err(Problem::Data(text)) => match batch.as_slice() {
                     [mark] => {
                         if self.refused.insert(mark.id.clone()) {
@@ -107,7 +107,7 @@ impl Worker {
                         rest.extend(batch);
                     }
                     // The others are marked all the same.
-                    _ => rest.extend(batch.into_iter().flat_map(|mark| self.mark(vec![mark]))),
+                    _ => rest.extend(self.mark_one_by_one(batch)),
                 },
                 Err(Problem::Connection(text)) => {
                     self.client = None;
@@ -125,17 +125,31 @@ impl Worker {
         rest
     }
 
-    fn done(&mut self, batch: &[Mark], kept: &[Kept]) {
+    /// Marks what it can of a batch of which something can't be marked. Ends when the database is
+    /// away: each further try would wait for it.
+    fn mark_one_by_one(&mut self, batch: Vec<Mark>) -> Vec<Mark> {
+        let mut rest = Vec::new();
+        for mark in batch {
+            if self.away {
+                rest.push(mark);
+            } else {
+                rest.extend(self.mark(vec![mark]));
+            }
+        }
+        rest
+    }
+
+    fn done(&mut self, batch: &[Mark], marked: &Marked) {
         if std::mem::take(&mut self.away) {
             info!("the database takes marks again");
         }
-        tell(kept);
+        tell(marked);
         let ids = batch.iter().map(|mark| mark.id.clone()).collect();
         // Nobody listens any more: then the next start finds the records and asks again.
         let _ = self.report.send(Event::Marked(ids));
     }
 
-    fn try_mark(&mut self, batch: &[Mark]) -> Result<Vec<Kept>, Problem> {
+    fn try_mark(&mut self, batch: &[Mark]) -> Result<Marked, Problem> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT);
             self.client =
@@ -143,11 +157,10 @@ impl Worker {
         }
         let client = self.client.as_mut().expect("just connected");
         mark_sent(client, batch).map_err(|error| {
-            // Classes 22 and 23 of SQLSTATE: the data, or a constraint, is at fault.
-            let class = error.code().map(|code| code.code()[..2].to_owned());
-            match class.as_deref() {
-                Some("22" | "23") => Problem::Data(describe(&error)),
-                _ => Problem::Connection(describe(&error)),
+            if is_away(client, &error) {
+                Problem::Connection(describe(&error))
+            } else {
+                Problem::Data(describe(&error))
             }
         })
     }
@@ -163,16 +176,31 @@ impl Drop for Worker {
     }
 }
 
+/// Whether the database as a whole is of no use now. Anything else may be about one mail: its data,
+/// a trigger, a lock on its row.
+fn is_away(client: &Client, error: &postgres::Error) -> bool {
+    let Some(said) = error.as_db_error() else { return true };
+    // Connection, authorisation, catalogue, transaction in the wrong state (read-only), no rights or
+    // no such table, resources, shutdown.
+    let class = &said.code().code()[..2];
+    client.is_closed()
+        || matches!(class, "08" | "28" | "3D" | "25" | "42" | "53" | "58")
+        || said.code().code().starts_with("57P")
+}
+
 enum Problem {
-    /// A mail's data is at fault.
+    /// A mail's data is at fault, or something that only concerns this mail.
     Data(String),
     /// The database is away, or refuses everything.
     Connection(String),
 }
 
 /// What an operator must know of marks that others made.
-fn tell(kept: &[Kept]) {
-    for Kept { ticket, directive, marked_by } in kept {
+fn tell(marked: &Marked) {
+    for ticket in &marked.taken {
+        warn!(%ticket, "the ticket of a relayed mail stood in the table sent already: it was given twice");
+    }
+    for Kept { ticket, directive, marked_by } in &marked.kept {
         if let Some(other) = marked_by {
             warn!(
                 %ticket, %directive, marked_by = %other,

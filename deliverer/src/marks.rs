@@ -28,11 +28,20 @@ pub struct Kept {
     pub marked_by: Option<String>,
 }
 
+/// What was found otherwise than expected while marking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marked {
+    /// Directives that keep another mark, or are gone.
+    pub kept: Vec<Kept>,
+    /// Tickets that stood in `sent` already, and of another mail: their time is not this mail's.
+    pub taken: Vec<Ticket>,
+}
+
 /// Marks the directives of many mails in one transaction.
 ///
 /// Telling it again changes nothing: a ticket has one row in `sent`, and a directive that is marked
 /// keeps its mark. So it can be repeated when nobody knows whether a commit came through.
-pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Vec<Kept>, postgres::Error> {
+pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, postgres::Error> {
     let tickets: Vec<&str> = marks.iter().map(|mark| mark.ticket.as_str()).collect();
     let times: Vec<Timestamp> = marks.iter().map(|mark| mark.sent_at).collect();
     let (directive_tickets, directives): (Vec<&str>, Vec<i64>) = marks
@@ -64,13 +73,23 @@ pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Vec<Kept>, postg
           WHERE s.intelmq_ticket IS DISTINCT FROM mail.ticket",
         &[&directive_tickets, &directives],
     )?;
+    let taken = transaction.query(
+        "SELECT mail.ticket
+           FROM unnest($1::text[], $2::timestamptz[]) AS mail (ticket, sent_at)
+           JOIN sent AS s ON s.intelmq_ticket = mail.ticket
+          WHERE s.sent_at IS DISTINCT FROM mail.sent_at",
+        &[&tickets, &times],
+    )?;
     transaction.commit()?;
+    let ticket =
+        |row: &postgres::Row| row.get::<_, String>(0).parse().expect("it was given as a ticket");
+    let taken = taken.iter().map(ticket).collect();
     let kept = kept.into_iter().map(|row| Kept {
-        ticket: row.get::<_, String>(0).parse().expect("it was given as a ticket"),
+        ticket: ticket(&row),
         directive: DirectiveId(row.get(1)),
         marked_by: row.get(2),
     });
-    Ok(kept.collect())
+    Ok(Marked { kept: kept.collect(), taken })
 }
 
 /// The rights that marking needs and this role lacks, each as the `GRANT` that gives it.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use outbox::{
     Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, RecipientState, Sidecar,
     Snapshot, State,
@@ -29,7 +29,7 @@ use crate::courier::Courier;
 use crate::marker::Marker;
 use crate::marks::Mark;
 use crate::smtp::{Address, Envelope};
-use crate::verdict::{self, Verdict, judge};
+use crate::verdict::{self, Circumstances, Verdict, judge};
 
 /// How long the service looks away at most.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -42,6 +42,13 @@ const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a connection is kept without a mail for it.
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
+
+/// How long the marker may say nothing while it has marks in hand: longer than its connection and
+/// its statements can take unless the server is frozen.
+const MARKS_OVERDUE: Duration = Duration::from_secs(180);
+
+/// With how many troubles of the relay in a row a mail takes the blame for them.
+const BLAMED: u32 = 3;
 
 /// How long the end waits for marks that are under way.
 const LAST_MARKS: Duration = Duration::from_secs(10);
@@ -78,15 +85,6 @@ pub struct Summary {
     pub relay_trouble: bool,
 }
 
-/// When to look again, if nothing rings before.
-#[derive(Clone, Copy, Debug)]
-struct Next {
-    /// When a mail is due, or the relay's pause ends.
-    at: Option<Instant>,
-    /// Whether the database must take marks before more can be relayed.
-    blocked: bool,
-}
-
 /// The deliverer at work.
 pub struct Service<'a> {
     deliverer: Deliverer<'a>,
@@ -97,6 +95,13 @@ pub struct Service<'a> {
     stop: Arc<AtomicBool>,
     /// Whether something may have changed since the last look began.
     look: bool,
+    /// When the next deferred mail is due.
+    next: Option<Timestamp>,
+    /// Whether the database must take marks before more is relayed.
+    blocked: bool,
+    /// When the marker last spoke, or had nothing to do; and whether its silence was told.
+    heard: Instant,
+    silent: bool,
     /// Relayed, and in the marker's hands; with the file's last known place.
     unmarked: HashMap<MailId, Option<MailFile>>,
     /// How often the relay got into trouble over a mail: it goes to the back of the queue.
@@ -125,6 +130,10 @@ impl<'a> Service<'a> {
             events,
             stop,
             look: false,
+            next: None,
+            blocked: false,
+            heard: Instant::now(),
+            silent: false,
             unmarked: HashMap::new(),
             suspects: HashMap::new(),
             warned: HashSet::new(),
@@ -152,16 +161,16 @@ impl<'a> Service<'a> {
         self.begin()?;
         loop {
             let snapshot = self.deliverer.outbox().scan()?;
-            let next = self.work(&snapshot)?;
+            self.work(&snapshot)?;
             let mut taken = true;
             while taken && !self.unmarked.is_empty() && !self.stopping() {
-                match self.events.recv() {
+                match self.events.recv_timeout(MARKS_OVERDUE) {
                     Ok(Event::NotMarked) | Err(_) => taken = false,
                     Ok(event) => self.handle(event)?,
                 }
             }
             // Only the limit of unmarked mails leaves some that are due.
-            if !next.blocked || !taken || self.stopping() {
+            if !self.blocked || !taken || self.stopping() {
                 break;
             }
         }
@@ -195,12 +204,16 @@ impl<'a> Service<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Goes through what a look found.
-    fn work(&mut self, snapshot: &Snapshot) -> outbox::Result<Next> {
+    /// Goes through what a look found. Gives when a mail is due next, or the relay's pause ends.
+    fn work(&mut self, snapshot: &Snapshot) -> outbox::Result<Option<Instant>> {
         self.warn_of_oddities(snapshot);
+        self.listen_to_marker();
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
         let now = outbox::now();
-        let mut next: Option<Timestamp> = None;
+        let longest =
+            SignedDuration::try_from(self.settings.retry_max).unwrap_or(SignedDuration::MAX);
+        let furthest = now.saturating_add(longest).expect("a duration is no calendar span");
+        self.next = None;
         let mut due: BTreeMap<(u32, &MailId), (&MailFile, Option<DeliveryRecord>)> =
             BTreeMap::new();
         for (id, entry) in &snapshot.entries {
@@ -214,8 +227,9 @@ impl<'a> Service<'a> {
             }
             match entry.state(record.as_ref()) {
                 State::Accepted => self.go_on_from(id, record, entry.mail.clone())?,
-                State::Deferred { until } if until > now => {
-                    next = Some(next.map_or(until, |next| next.min(until)));
+                // Further off than any wait is: the clock was wrong when that was written.
+                State::Deferred { until } if until > now && until <= furthest => {
+                    self.due_at(Some(until));
                 }
                 State::Queued | State::Deferred { .. } => {
                     let suspect = self.suspects.get(id).copied().unwrap_or(0);
@@ -230,7 +244,7 @@ impl<'a> Service<'a> {
                 | State::Committed => {}
             }
         }
-        let (mut paused, mut blocked) = (false, false);
+        let mut blocked = false;
         if !due.is_empty() {
             self.deliverer.try_recording()?;
         }
@@ -240,25 +254,26 @@ impl<'a> Service<'a> {
                 break;
             }
             if self.unmarked.len() >= self.settings.unmarked_limit {
-                debug!(
-                    unmarked = self.unmarked.len(),
-                    "waiting for the database before relaying on"
-                );
                 blocked = true;
                 break;
             }
             if self.courier.paused_until().is_some() || self.courier.connect().is_err() {
-                paused = true;
                 break;
             }
             self.relay(id, file, record)?;
         }
-        let due = next.map(|next| {
-            let wait = next.duration_since(now);
+        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
+            let unmarked = self.unmarked.len();
+            warn!(
+                unmarked,
+                "relaying waits until the database takes marks (delivery.unmarked_limit)"
+            );
+        }
+        let due = self.next.map(|next| {
+            let wait = next.duration_since(outbox::now());
             Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
         });
-        let pause = if paused { self.courier.paused_until() } else { None };
-        Ok(Next { at: [due, pause].into_iter().flatten().min(), blocked })
+        Ok([due, self.courier.paused_until()].into_iter().flatten().min())
     }
 
     /// Relays one mail, over the connection that is there, and writes down what came of it.
@@ -298,17 +313,18 @@ impl<'a> Service<'a> {
             Err(reason) => return self.write_down(sidecar, &file, verdict::held(record, reason)),
         };
         let attempt = self.courier.send(&envelope, &bytes, id.as_str());
-        if attempt.trouble.is_some() {
-            *self.suspects.entry(id.clone()).or_default() += 1;
-        }
+        let blamed = attempt.trouble.is_some() && self.suspect(id);
         let verdict = judge(
             record,
             &sidecar.envelope,
             &attempt,
-            &self.courier.relay_name(),
-            &self.settings,
-            outbox::now(),
-            random_fraction(),
+            &Circumstances {
+                relay: &self.courier.relay_name(),
+                settings: &self.settings,
+                now: outbox::now(),
+                jitter: random_fraction(),
+                blamed,
+            },
         );
         self.write_down(sidecar, &file, verdict)
     }
@@ -322,11 +338,13 @@ impl<'a> Service<'a> {
         verdict: Verdict,
     ) -> outbox::Result<()> {
         let Some(record) = verdict.record else { return Ok(()) };
-        if verdict.hold {
-            self.deliverer.hold(&sidecar.id, file)?;
+        if verdict.hold && !self.deliverer.hold(&sidecar.id, file)? {
+            // Somebody removed it meanwhile. A record without the flag would say "released".
+            return Ok(());
         }
         self.record(&record)?;
         self.tell(&sidecar, &record, verdict.uncertain);
+        self.due_at(record.next_attempt_at);
         if record.state == DeliveryState::Accepted {
             self.summary.relayed += 1;
             self.have_marked(sidecar, record.accepted_at, Some(file.clone()))?;
@@ -453,11 +471,48 @@ impl<'a> Service<'a> {
 
     fn handle(&mut self, event: Event) -> outbox::Result<()> {
         match event {
-            Event::Marked(ids) => self.finish(ids)?,
             Event::Look => self.look = true,
-            Event::NotMarked | Event::Stop => {}
+            Event::Stop => {}
+            Event::NotMarked => self.hear(),
+            Event::Marked(ids) => {
+                self.hear();
+                self.finish(ids)?;
+            }
         }
         Ok(())
+    }
+
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.silent = false;
+    }
+
+    /// Tells once that the marker is stuck: a frozen server can keep it waiting for ever.
+    fn listen_to_marker(&mut self) {
+        if self.unmarked.is_empty() {
+            self.hear();
+        } else if self.heard.elapsed() > MARKS_OVERDUE && !std::mem::replace(&mut self.silent, true)
+        {
+            let unmarked = self.unmarked.len();
+            error!(unmarked, "the database neither takes marks nor refuses them: it seems frozen");
+        }
+    }
+
+    /// Notes that the relay got into trouble over a mail. Whether that happened so often that the
+    /// mail is to blame, and then begins to count anew.
+    fn suspect(&mut self, id: &MailId) -> bool {
+        let count = self.suspects.entry(id.clone()).or_default();
+        *count += 1;
+        let blamed = *count >= BLAMED;
+        if blamed {
+            self.suspects.remove(id);
+        }
+        blamed
+    }
+
+    /// Notes when a deferred mail is due.
+    fn due_at(&mut self, next: Option<Timestamp>) {
+        self.next = [self.next, next].into_iter().flatten().min();
     }
 
     /// Deals with what arrived meanwhile, without waiting.
@@ -472,13 +527,13 @@ impl<'a> Service<'a> {
     ///
     /// A connection is closed once nothing came for a while: the relay would close it at a time of
     /// its own choosing.
-    fn wait(&mut self, next: Next) -> outbox::Result<()> {
+    fn wait(&mut self, next: Option<Instant>) -> outbox::Result<()> {
         let now = Instant::now();
-        let again = next.at.map_or(now + LOOK_AGAIN, |at| at.min(now + LOOK_AGAIN));
+        let again = next.map_or(now + LOOK_AGAIN, |next| next.min(now + LOOK_AGAIN));
         let idle = now + IDLE_CONNECTION;
         loop {
             self.handle_arrived()?;
-            let unblocked = next.blocked && self.unmarked.len() < self.settings.unmarked_limit;
+            let unblocked = self.blocked && self.unmarked.len() < self.settings.unmarked_limit;
             let now = Instant::now();
             if self.stopping() || self.look || unblocked || now >= again {
                 return Ok(());

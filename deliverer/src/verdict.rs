@@ -19,34 +19,48 @@ pub struct Verdict {
     pub uncertain: bool,
 }
 
-/// Decides what an attempt means for its mail.
-///
-/// `attempt` speaks of the recipients that `record` has open, in the envelope's order. `jitter` lies between 0 and 1 and
-/// spreads the next attempts of mails that were deferred together.
+/// What a verdict depends on besides the attempt itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// Who was asked: host and port.
+    pub relay: &'a str,
+    /// Waits and limits.
+    pub settings: &'a DeliverySettings,
+    /// When the attempt ended.
+    pub now: Timestamp,
+    /// From 0 to 1: spreads the next attempts of mails that were deferred together.
+    pub jitter: f64,
+    /// Whether the relay's trouble is the mail's own, for it came with this mail time and again.
+    pub blamed: bool,
+}
+
+/// Decides what an attempt means for its mail. `attempt` speaks of the recipients that `record` has
+/// open, in the envelope's order.
 pub fn judge(
     mut record: DeliveryRecord,
     envelope: &Envelope,
     attempt: &Attempt,
-    relay: &str,
-    settings: &DeliverySettings,
-    now: Timestamp,
-    jitter: f64,
+    at: &Circumstances<'_>,
 ) -> Verdict {
     if let Some(refusal) = &attempt.refusal {
         return held(record, format!("cannot {refusal}"));
     }
     let asked: Vec<String> =
         record.open_recipients(&envelope.to).into_iter().map(str::to_owned).collect();
+    let blame = attempt.trouble.as_ref().filter(|_| at.blamed);
     let mut decided = false;
     for (address, recipient) in asked.into_iter().zip(&attempt.recipients) {
         let (state, reply) = match &recipient.outcome {
-            Outcome::Open => continue,
             Outcome::Accepted(reply) => (RecipientState::Accepted, reply.to_string()),
             Outcome::Deferred(reply) => (RecipientState::Deferred, reply.to_string()),
             Outcome::Rejected(reply) => (RecipientState::Rejected, reply.to_string()),
             Outcome::Uncertain(reply) => {
                 (RecipientState::Deferred, uncertain_words(reply.as_ref()))
             }
+            Outcome::Open => match blame {
+                Some(trouble) => (RecipientState::Deferred, format!("failed to {trouble}")),
+                None => continue,
+            },
         };
         decided = true;
         record.recipients.insert(address, RecipientOutcome { state, reply });
@@ -55,40 +69,46 @@ pub fn judge(
         // The relay's trouble alone: it counts against no mail.
         return Verdict { record: None, hold: false, uncertain: false };
     }
-    record.relay = Some(relay.to_owned());
+    record.relay = Some(at.relay.to_owned());
     record.reason = None;
     record.next_attempt_at = None;
     let uncertain = attempt.is_uncertain();
-    if attempt.trouble.is_none() || uncertain {
+    let counted = attempt.trouble.is_none() || uncertain || blame.is_some();
+    if counted {
         record.attempts += 1;
-        record.first_attempt_at.get_or_insert(now);
-        record.last_attempt_at = Some(now);
+        record.first_attempt_at.get_or_insert(at.now);
+        record.last_attempt_at = Some(at.now);
         record.uncertain += u32::from(uncertain);
     }
-    if uncertain && settings.uncertain == Uncertain::Hold {
-        let reason = "the relay may have taken it: it was handed over whole, and no answer came";
-        return Verdict { uncertain, ..held(record, reason.into()) };
-    }
     let overdue = record.first_attempt_at.is_some_and(|first| {
-        now.duration_since(first).unsigned_abs() >= settings.expire_after && !uncertain
+        // A first attempt in the future is a clock that was wrong, and no reason to give up.
+        Duration::try_from(at.now.duration_since(first))
+            .is_ok_and(|waited| waited >= at.settings.expire_after)
     });
-    let open: Vec<String> =
-        record.open_recipients(&envelope.to).into_iter().map(str::to_owned).collect();
-    if !open.is_empty() && !overdue {
+    if uncertain && (overdue || at.settings.uncertain == Uncertain::Hold) {
+        let times = record.uncertain;
+        let reason = format!(
+            "the relay may have taken it: it was handed over whole, and no answer came ({times} times)"
+        );
+        return Verdict { uncertain, ..held(record, reason) };
+    }
+    let open = !record.open_recipients(&envelope.to).is_empty();
+    if open && !overdue {
         record.state = DeliveryState::Deferred;
-        if attempt.trouble.is_none() || uncertain {
-            record.next_attempt_at = Some(now + wait(record.attempts, settings, jitter));
+        if counted {
+            let wait = wait(record.attempts, at.settings, at.jitter);
+            record.next_attempt_at = Some(at.now + wait);
         }
         return Verdict { record: Some(record), hold: false, uncertain };
     }
     // Some were taken and some never will be: the mail is sent, and the log tells who lacks it.
-    record.state = match (record.any_accepted(), open.is_empty()) {
+    record.state = match (record.any_accepted(), open) {
         (true, _) => DeliveryState::Accepted,
-        (false, true) => DeliveryState::Rejected,
-        (false, false) => DeliveryState::Expired,
+        (false, false) => DeliveryState::Rejected,
+        (false, true) => DeliveryState::Expired,
     };
     if record.state == DeliveryState::Accepted {
-        record.accepted_at = Some(now);
+        record.accepted_at = Some(at.now);
     }
     let hold = record.state != DeliveryState::Accepted;
     Verdict { record: Some(record), hold, uncertain }
@@ -116,7 +136,7 @@ fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDurati
     let doubled = settings.retry_min.checked_mul(1 << doublings.min(31));
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
-    SignedDuration::from_secs(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX))
+    SignedDuration::from_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -165,7 +185,9 @@ mod tests {
         record: DeliveryRecord,
         attempt: &Attempt,
     ) -> Verdict {
-        judge(record, &envelope(), attempt, "relay.example:25", settings, at(NOW), 1.0)
+        let relay = "relay.example:25";
+        let at = Circumstances { relay, settings, now: at(NOW), jitter: 1.0, blamed: false };
+        judge(record, &envelope(), attempt, &at)
     }
 
     fn judged(record: DeliveryRecord, attempt: &Attempt) -> Verdict {
@@ -270,6 +292,38 @@ mod tests {
         let record = judged(DeliveryRecord::new(id()), &partly).record.unwrap();
         assert_eq!((record.attempts, record.next_attempt_at), (0, None));
         assert_eq!(record.open_recipients(&envelope().to), [NOC]);
+    }
+
+    #[test]
+    fn trouble_that_comes_with_one_mail_time_and_again_is_the_mails_own() {
+        let open = attempt(&[(ABUSE, Outcome::Open), (NOC, rejected())], Some(lost()));
+        let settings = &DeliverySettings::default();
+        let at = Circumstances { relay: "r:25", settings, now: at(NOW), jitter: 1.0, blamed: true };
+        let record = judge(DeliveryRecord::new(id()), &envelope(), &open, &at).record.unwrap();
+        assert_eq!((record.state, record.attempts), (DeliveryState::Deferred, 1));
+        assert!(record.recipients[ABUSE].reply.contains("the connection is lost"));
+        assert_eq!(record.next_attempt_at, Some("2026-11-25T12:05:00Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_first_attempt_in_the_future_gives_no_mail_up() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2027-11-25T12:00:00Z"));
+        let verdict = judged(record, &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
+        assert_eq!(verdict.record.unwrap().state, DeliveryState::Deferred);
+    }
+
+    #[test]
+    fn a_mail_that_stays_uncertain_is_held_in_the_end() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2026-11-20T12:00:00Z"));
+        record.uncertain = 7;
+        let unsure = [(ABUSE, Outcome::Uncertain(None)), (NOC, Outcome::Uncertain(None))];
+        let verdict = judged(record, &attempt(&unsure, Some(lost())));
+        assert!(verdict.hold);
+        let record = verdict.record.unwrap();
+        assert_eq!(record.state, DeliveryState::Held);
+        assert!(record.reason.unwrap().contains("(8 times)"));
     }
 
     #[test]

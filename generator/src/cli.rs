@@ -31,6 +31,8 @@ pub enum Command {
         #[arg(long, required = true)]
         all: bool,
     },
+    /// Make the outbox's folders, where the configuration says. Changes nothing that exists.
+    Init,
     /// List what is pending, and what would become of it. Changes nothing.
     Pending {
         /// As JSON, one array.

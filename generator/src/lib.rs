@@ -11,6 +11,7 @@ pub mod column;
 pub mod event;
 pub mod formats;
 pub mod group;
+mod init;
 pub mod mail;
 pub mod openpgp;
 mod pending;
@@ -29,6 +30,7 @@ use cli::Command;
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     match command {
         Command::Run { .. } => run::run(config),
+        Command::Init => init::init(config),
         Command::Pending { json } => pending::pending(config, *json),
         Command::Check => check::check(config),
     }

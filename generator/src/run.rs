@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use outbox::{Draft, Generator, Outbox};
+use outbox::{Draft, Generator, Outbox, Ticket};
 use outbox_config::database::connect;
 use outbox_config::{Config, Failure};
 use postgres::{Client, Transaction};
@@ -41,8 +41,7 @@ struct Summary {
 pub fn run(config: &Config) -> Result<(), Failure> {
     let mut tools = Tools::load(config)?;
     let database = config.database()?;
-    let outbox =
-        Outbox::create(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
+    let outbox = Outbox::open(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
     let Some(mut generator) =
         outbox.lock_generator().map_err(|error| Failure::unavailable(&error))?
     else {
@@ -70,6 +69,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         columns: &columns,
         transaction: &mut transaction,
         ticket_client: &mut ticket_client,
+        last_ticket: claims.last_ticket.as_ref(),
         summary: Summary::default(),
     };
     writer.write(groups)?;
@@ -103,6 +103,7 @@ struct Writer<'a, 'c, 'o> {
     columns: &'a EventColumns,
     transaction: &'a mut Transaction<'c>,
     ticket_client: &'a mut Client,
+    last_ticket: Option<&'a Ticket>,
     summary: Summary,
 }
 
@@ -170,8 +171,8 @@ impl Writer<'_, '_, '_> {
         let ids: BTreeSet<_> = event_ids.collect();
         let events = store::load_events(self.transaction, self.columns, &ids, &shown)
             .map_err(Failure::Unavailable)?;
-        let tickets =
-            store::draw_tickets(self.ticket_client, batch.len()).map_err(Failure::Unavailable)?;
+        let tickets = store::draw_tickets(self.ticket_client, batch.len(), self.last_ticket)
+            .map_err(Failure::Unavailable)?;
         let mut drafts: Vec<Draft> = Vec::new();
         for (Planned { group, plan }, ticket) in batch.iter().zip(&tickets) {
             let rendered = render(self.tools, group, plan, &events, ticket, outbox::now())

@@ -11,6 +11,7 @@ use outbox_config::database::describe;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::{Client, Row, Transaction};
+use tracing::warn;
 
 use crate::column::Field;
 use crate::event::{Event, Value};
@@ -91,7 +92,13 @@ pub fn pending<'a>(
     }
     match read_pending(&mut transaction, condition, claims, Lock::Rows) {
         Ok(groups) => Ok(Some(Pending { transaction, groups })),
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            // Not a generator of ours. If it comes again and again, it is no Mailgen either.
+            warn!(
+                "somebody else, such as Mailgen or an open psql, holds pending directives locked"
+            );
+            Ok(None)
+        }
         Err(error) => Err(cannot_read(&error, condition)),
     }
 }
@@ -276,11 +283,22 @@ pub fn load_events(
 ///
 /// The day is that of UTC. On a new day the numbers start again, under the lock of the row in
 /// `ticket_day`; a day in the future is an error, since numbers could repeat when it comes.
-pub fn draw_tickets(client: &mut Client, count: usize) -> anyhow::Result<Vec<Ticket>> {
-    draw(client, count).context("cannot draw tickets")
+///
+/// Where numbers of today were used nevertheless (Mailgen, in another time zone, put the day back; a
+/// database was restored) counting goes on behind those in `sent` and behind `last`, the outbox's.
+pub fn draw_tickets(
+    client: &mut Client,
+    count: usize,
+    last: Option<&Ticket>,
+) -> anyhow::Result<Vec<Ticket>> {
+    draw(client, count, last).context("cannot draw tickets")
 }
 
-fn draw(client: &mut Client, count: usize) -> anyhow::Result<Vec<Ticket>> {
+fn draw(
+    client: &mut Client,
+    count: usize,
+    outboxs_last: Option<&Ticket>,
+) -> anyhow::Result<Vec<Ticket>> {
     let say = |error: postgres::Error| anyhow!("{}", describe(&error));
     let mut transaction = client.transaction().map_err(say)?;
     let days = "SELECT to_char(initialized_for_day, 'YYYYMMDD') FROM ticket_day FOR UPDATE";
@@ -303,6 +321,12 @@ fn draw(client: &mut Client, count: usize) -> anyhow::Result<Vec<Ticket>> {
         transaction.batch_execute("ALTER SEQUENCE intelmq_ticket_seq RESTART").map_err(say)?;
         let set = "UPDATE ticket_day SET initialized_for_day = to_date($1, 'YYYYMMDD')";
         transaction.execute(set, &[&today]).map_err(say)?;
+        let outboxs_last = outboxs_last.map(Ticket::as_str);
+        let skip = "SELECT setval('intelmq_ticket_seq', max(split_part(ticket, '-', 2)::bigint))
+                      FROM (SELECT intelmq_ticket FROM sent UNION ALL SELECT $1) AS used (ticket)
+                     WHERE ticket ~ '^[0-9]{8}-[0-9]{8}$' AND split_part(ticket, '-', 1) = $2
+                    HAVING count(*) > 0";
+        transaction.query(skip, &[&outboxs_last, &today]).map_err(say)?;
     }
     let numbers = "SELECT nextval('intelmq_ticket_seq') FROM generate_series(1, $1::bigint)";
     let count = i64::try_from(count)?;

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, MailId, Result};
 
 /// Files: the owner writes, the group (the other program, the person with mutt) reads.
 const FILE_MODE: u32 = 0o640;
@@ -57,6 +57,28 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The name of a JSON file of `id` before it is in place. The leading dot hides it from every
+/// reader.
+pub(crate) fn temporary(id: &MailId) -> String {
+    format!(".{id}.json.tmp")
+}
+
+/// Removes the files in `folder` that a crash kept from getting into place.
+pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b".")
+            && name.ends_with(b".json.tmp")
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a regular file for reading and says its size in octets. A symbolic link, a FIFO or a

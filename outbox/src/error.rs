@@ -30,7 +30,11 @@ pub enum Error {
     },
 
     /// The folder is no outbox.
-    #[error("use {} as an outbox: {reason}", path.display())]
+    #[error(
+        "use {} as an outbox: {reason} (is its file system mounted? `outbox-generator init` makes a \
+         new outbox, or what is missing of one)",
+        path.display()
+    )]
     NotAnOutbox {
         /// The folder.
         path: PathBuf,

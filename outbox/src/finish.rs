@@ -6,18 +6,19 @@
 //! says `accepted` beside a sidecar, and the next start goes on from there: nothing is relayed
 //! again, and the database is told again, which changes nothing.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::folder::Lock;
 use crate::mail_file::file_name;
-use crate::{DeliveryRecord, Error, Flags, MailFile, MailId, Outbox, Place, Result, disk};
+use crate::{DeliveryRecord, Error, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
 
 /// The right to write delivery records and to finish mails. Ends with the process or when dropped.
 #[derive(Debug)]
 pub struct Deliverer<'a> {
     outbox: &'a Outbox,
-    _lock: File,
+    lock: Lock,
 }
 
 /// What became of a finished mail's file.
@@ -35,8 +36,8 @@ pub enum Finished {
 const RENAME_ATTEMPTS: usize = 20;
 
 impl<'a> Deliverer<'a> {
-    pub(crate) fn new(outbox: &'a Outbox, lock: File) -> Self {
-        Self { outbox, _lock: lock }
+    pub(crate) fn new(outbox: &'a Outbox, lock: Lock) -> Self {
+        Self { outbox, lock }
     }
 
     /// The outbox this is the right to.
@@ -48,7 +49,7 @@ impl<'a> Deliverer<'a> {
     pub fn record(&self, records: &[DeliveryRecord]) -> Result<()> {
         let folder = self.outbox.records();
         for record in records {
-            let temporary = folder.join(format!(".{}.json.tmp", record.id));
+            let temporary = folder.join(disk::temporary(&record.id));
             disk::remove(&temporary)?;
             let file = disk::create(&temporary, &disk::to_json(record))?;
             disk::sync_file(&file, &temporary)?;
@@ -59,7 +60,10 @@ impl<'a> Deliverer<'a> {
 
     /// Whether a record could be written now: tried out, and undone. A mail that is relayed while its
     /// record can't be written would be relayed again.
+    ///
+    /// Fails as well if the outbox was replaced by another one meanwhile.
     pub fn try_recording(&self) -> Result<()> {
+        self.lock.check()?;
         let probe = self.outbox.records().join(".probe.json.tmp");
         disk::remove(&probe)?;
         let file = disk::create(&probe, &[b' '; 4096])?;
@@ -151,21 +155,21 @@ impl<'a> Deliverer<'a> {
         Ok(finished)
     }
 
-    /// Removes what a crash can leave of this side's work: records without a sidecar, and records
-    /// that were not in place yet. Gives how many of the former there were.
+    /// Ends what an interrupted run left half done, before anything is done on the word of a record.
+    /// Gives how many records of finished mails were removed.
     pub fn recover(&self) -> Result<usize> {
         let folder = self.outbox.records();
-        for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
-            let entry = entry.map_err(Error::io("list", &folder))?;
-            let name = entry.file_name();
-            let name = name.as_encoded_bytes();
-            if name.starts_with(b".") && name.ends_with(b".json.tmp") {
-                disk::remove(&entry.path())?;
-            }
-        }
+        disk::remove_temporary(&folder)?;
+        // A record may have been renamed into place and not be durable yet.
+        disk::sync_folder(&folder)?;
         let mut removed = 0;
         for (id, entry) in self.outbox.scan()?.entries {
-            if entry.record && !entry.sidecar {
+            // Only what the last step of a finish leaves. A record beside a mail whose sidecar is
+            // missing says that the relay has it: whoever took the sidecar away may bring it back.
+            if entry.state(None) == State::Leftover
+                && id.ticket().is_some()
+                && matches!(self.outbox.record(&id), Ok(Some(_)))
+            {
                 disk::remove(&self.outbox.record_path(&id))?;
                 removed += 1;
             }

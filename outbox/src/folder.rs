@@ -1,8 +1,7 @@
 //! The outbox's folders: where what is, who may enter, and the two locks.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, Metadata, TryLockError};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use maildir::Maildir;
@@ -15,9 +14,6 @@ use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sideca
 /// two system users of one group can share the outbox.
 const FOLDER_MODE: u32 = 0o2770;
 
-/// Locks: the group reads them.
-const LOCK_MODE: u32 = 0o640;
-
 /// An outbox on disk. Reading needs no lock; writing needs [`Outbox::lock_generator`] or
 /// [`Outbox::lock_deliverer`].
 #[derive(Clone, Debug)]
@@ -28,6 +24,9 @@ pub struct Outbox {
 impl Outbox {
     /// Makes what is missing of an outbox at `root` (its parent must be there) and opens it.
     /// Folders that exist keep their modes.
+    ///
+    /// Only for when a person asks for it: in the place of an outbox that is not mounted just now, a
+    /// new one would claim nothing, and everything would be written a second time.
     pub fn create(root: &Path) -> Result<Self> {
         let outbox = Self { root: root.to_owned() };
         let made: Vec<PathBuf> =
@@ -51,23 +50,36 @@ impl Outbox {
         }
         disk::sync_folder(&outbox.archive())?;
         disk::sync_folder(root)?;
+        if let Some(parent) = root.parent().filter(|parent| parent.is_dir()) {
+            disk::sync_folder(parent)?;
+        }
         Self::open(root)
     }
 
     /// Opens the outbox at `root`. Fails, and says what is missing, if it is none.
     pub fn open(root: &Path) -> Result<Self> {
         let outbox = Self { root: root.to_owned() };
-        for folder in outbox.folders() {
-            let wrong = match fs::symlink_metadata(&folder) {
-                Ok(metadata) if metadata.is_dir() => continue,
-                Ok(metadata) if metadata.is_symlink() && folder == root && folder.is_dir() => {
-                    continue;
-                }
-                Ok(_) => "is not a folder".to_owned(),
-                Err(error) => error.to_string(),
-            };
+        let refuse = |folder: &Path, wrong: String| {
             let reason = format!("{}: {wrong}", folder.display());
-            return Err(Error::NotAnOutbox { path: root.to_owned(), reason });
+            Err(Error::NotAnOutbox { path: root.to_owned(), reason })
+        };
+        let mut device = None;
+        for folder in outbox.folders() {
+            // The root may be a link to where the outbox is; what is in it may not.
+            let metadata =
+                if folder == root { fs::metadata(&folder) } else { fs::symlink_metadata(&folder) };
+            match metadata {
+                Err(error) => return refuse(&folder, error.to_string()),
+                Ok(metadata) if !metadata.is_dir() => {
+                    return refuse(&folder, "is not a folder".into());
+                }
+                Ok(metadata) if *device.get_or_insert(metadata.dev()) != metadata.dev() => {
+                    let wrong =
+                        "is on another file system, and a rename can't cross from one to the other";
+                    return refuse(&folder, wrong.into());
+                }
+                Ok(_) => {}
+            }
         }
         Ok(outbox)
     }
@@ -155,33 +167,43 @@ impl Outbox {
 
     /// Takes the generator's lock. `None` if another process holds it.
     pub fn lock_generator(&self) -> Result<Option<Generator<'_>>> {
-        Ok(self.lock("generator.lock")?.map(|lock| Generator::new(self, lock)))
+        Ok(Lock::take(self.sidecars())?.map(|lock| Generator::new(self, lock)))
     }
 
     /// Takes the deliverer's lock. `None` if another process holds it.
     pub fn lock_deliverer(&self) -> Result<Option<Deliverer<'_>>> {
-        Ok(self.lock("deliverer.lock")?.map(|lock| Deliverer::new(self, lock)))
+        Ok(Lock::take(self.records())?.map(|lock| Deliverer::new(self, lock)))
     }
+}
 
-    /// `flock` ends with the process that holds it, however that ends. It needs no more than to read
-    /// the file, so that it does not matter which of the group's users made it.
-    fn lock(&self, name: &str) -> Result<Option<File>> {
-        let path = self.root.join(name);
-        let open = || OpenOptions::new().read(true).open(&path);
-        let file = match open() {
-            Err(error) if error.kind() == ErrorKind::NotFound => OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(LOCK_MODE)
-                .open(&path)
-                .and_then(|_| open()),
-            other => other,
-        };
-        let file = file.map_err(Error::io("open the lock", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
+/// An `flock` on the folder that only its holder writes into. It ends with the process that holds
+/// it, however that ends. Since the folder itself is locked, no lock file can be removed under it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    folder: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    fn take(path: PathBuf) -> Result<Option<Self>> {
+        let folder = File::open(&path).map_err(Error::io("open", &path))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(Self { folder, path })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
         }
+    }
+
+    /// Fails if the path leads to another folder by now: then somebody else may hold the lock of
+    /// that one.
+    pub(crate) fn check(&self) -> Result<()> {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let held = self.folder.metadata().map_err(Error::io("stat", &self.path))?;
+        let there = fs::metadata(&self.path).map_err(Error::io("stat", &self.path))?;
+        if identity(held) == identity(there) {
+            return Ok(());
+        }
+        let reason = "it was replaced by another folder while this program ran".to_owned();
+        Err(Error::NotAnOutbox { path: self.path.clone(), reason })
     }
 }

@@ -65,6 +65,11 @@ impl FromStr for Ticket {
 pub struct MailId(String);
 
 impl MailId {
+    /// The ticket in an id of ours.
+    pub fn ticket(&self) -> Option<Ticket> {
+        self.0.split('.').nth(2)?.parse().ok()
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -14,12 +14,13 @@
 //! proves that its mail is not in `new/` yet, and a copy whose mail has no sidecar was never
 //! committed as a whole: it is removed like a draft.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use crate::folder::Lock;
 use crate::sidecar::VERSION;
 use crate::{
     DirectiveId, Envelope, Error, GroupKey, MailId, Outbox, Place, Result, Sha256Digest, Sidecar,
@@ -32,7 +33,7 @@ pub struct Generator<'a> {
     outbox: &'a Outbox,
     host: String,
     drafts: u64,
-    _lock: File,
+    lock: Lock,
 }
 
 /// A mail that is written but not committed. Dropping it removes its files.
@@ -79,14 +80,16 @@ pub struct Claims {
     pub directives: HashSet<DirectiveId>,
     /// When the newest mail to each group was composed.
     pub newest: BTreeMap<GroupKey, Timestamp>,
+    /// The highest ticket of all: the latest day's highest number.
+    pub last_ticket: Option<Ticket>,
 }
 
 impl<'a> Generator<'a> {
-    pub(crate) fn new(outbox: &'a Outbox, lock: File) -> Self {
+    pub(crate) fn new(outbox: &'a Outbox, lock: Lock) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
         let host = host.chars().take(64).map(safe).collect();
-        Self { outbox, host, drafts: 0, _lock: lock }
+        Self { outbox, host, drafts: 0, lock }
     }
 
     /// The outbox this is the right to.
@@ -96,7 +99,7 @@ impl<'a> Generator<'a> {
 
     /// Ends what an interrupted run left half done. To be called before [`Outbox::claims`].
     pub fn recover(&self) -> Result<Recovered> {
-        self.remove_temporary_sidecars()?;
+        disk::remove_temporary(&self.outbox.sidecars())?;
         let snapshot = self.outbox.scan()?;
         let mut committed = Vec::new();
         let mut abandoned = Vec::new();
@@ -104,51 +107,42 @@ impl<'a> Generator<'a> {
             match entry.state(None) {
                 State::Committed => committed.push(id.clone()),
                 // Other programs write into tmp/ as well; only a name of ours is ours to remove.
-                State::Draft if ticket_in(id).is_some() => abandoned.push(id.clone()),
+                State::Draft if id.ticket().is_some() => abandoned.push(id.clone()),
                 _ => {}
             }
         }
-        let abandoned_copies = self.copies_without_their_mail(&committed)?;
+        let abandoned_copies = self.order_copies_first(&mut committed)?;
         for id in &abandoned_copies {
             // First the sidecar: without it the mail is a draft.
             disk::remove(&self.outbox.sidecar_path(id))?;
         }
         disk::sync_folder(&self.outbox.sidecars())?;
-        for id in abandoned.iter().chain(&abandoned_copies) {
+        abandoned.extend(abandoned_copies);
+        for id in &abandoned {
             disk::remove(&self.in_tmp(id))?;
         }
-        committed.retain(|id| !abandoned_copies.contains(id));
         self.move_to_new(&committed)?;
-        abandoned.extend(abandoned_copies);
         Ok(Recovered { published: committed, removed: abandoned })
     }
 
-    fn remove_temporary_sidecars(&self) -> Result<()> {
-        let folder = self.outbox.sidecars();
-        for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
-            let entry = entry.map_err(Error::io("list", &folder))?;
-            let name = entry.file_name();
-            let name = name.as_encoded_bytes();
-            if name.starts_with(b".") && name.ends_with(TEMPORARY.as_bytes()) {
-                disk::remove(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Of committed mails, the copies that were committed before the mail they belong to was.
-    fn copies_without_their_mail(&self, committed: &[MailId]) -> Result<BTreeSet<MailId>> {
-        let mut copies = Vec::new();
-        let mut mails = HashSet::new();
-        for id in committed {
-            match self.outbox.sidecar(id)? {
-                Some(sidecar) if sidecar.mark_sent => _ = mails.insert(sidecar.ticket),
-                Some(copy) => copies.push((id.clone(), copy.ticket)),
+    /// Brings committed mails into the order in which they are published, and takes out the copies
+    /// that were committed before the mail they belong to was.
+    fn order_copies_first(&self, committed: &mut Vec<MailId>) -> Result<Vec<MailId>> {
+        let (mut copies, mut mails, mut tickets) = (Vec::new(), Vec::new(), HashSet::new());
+        for id in committed.drain(..) {
+            match self.outbox.sidecar(&id)? {
+                Some(sidecar) if sidecar.mark_sent => {
+                    mails.push(id);
+                    tickets.insert(sidecar.ticket);
+                }
+                Some(copy) => copies.push((id, copy.ticket)),
                 None => {}
             }
         }
-        copies.retain(|(_, ticket)| !mails.contains(ticket));
-        Ok(copies.into_iter().map(|(id, _)| id).collect())
+        let (whole, abandoned): (Vec<_>, Vec<_>) =
+            copies.into_iter().partition(|(_, ticket)| tickets.contains(ticket));
+        committed.extend(whole.into_iter().map(|(id, _)| id).chain(mails));
+        Ok(abandoned.into_iter().map(|(id, _)| id).collect())
     }
 
     /// Writes a mail, not committed and not yet durable.
@@ -172,7 +166,7 @@ impl<'a> Generator<'a> {
         sidecar.validate().map_err(|reason| Error::malformed(&mail_path, reason))?;
         let mut draft = Draft { sidecar, mail: None, metadata: None };
         draft.mail = Some((disk::create(&mail_path, bytes)?, mail_path));
-        let path = self.outbox.sidecars().join(format!(".{}{TEMPORARY}", draft.sidecar.id));
+        let path = self.outbox.sidecars().join(disk::temporary(&draft.sidecar.id));
         draft.metadata = Some((disk::create(&path, &disk::to_json(&draft.sidecar))?, path));
         Ok(draft)
     }
@@ -181,6 +175,7 @@ impl<'a> Generator<'a> {
     /// mails survive a crash. When it fails, some may be committed: end the run, and the next
     /// one's [`Generator::recover`] finds out.
     pub fn publish(&self, mut drafts: Vec<Draft>) -> Result<Vec<MailId>> {
+        self.lock.check()?;
         // Stable: copies first, and otherwise the order given.
         drafts.sort_by_key(|draft| draft.sidecar.mark_sent);
         for (file, path) in drafts.iter().flat_map(|draft| draft.mail.iter().chain(&draft.metadata))
@@ -246,6 +241,7 @@ impl Outbox {
             // Gone meanwhile: the database says `sent` of it already.
             let Some(sidecar) = self.sidecar(&id)? else { continue };
             claims.directives.extend(sidecar.directive_ids);
+            claims.last_ticket = claims.last_ticket.max(Some(sidecar.ticket));
             if sidecar.mark_sent {
                 let newest = claims.newest.entry(sidecar.group).or_insert(sidecar.created_at);
                 *newest = sidecar.created_at.max(*newest);
@@ -253,14 +249,6 @@ impl Outbox {
         }
         Ok(claims)
     }
-}
-
-/// How a sidecar's name ends before it is in place.
-const TEMPORARY: &str = ".json.tmp";
-
-/// The ticket in a mail id of ours.
-fn ticket_in(id: &MailId) -> Option<Ticket> {
-    id.as_str().split('.').nth(2)?.parse().ok()
 }
 
 impl Drop for Draft {

@@ -1,10 +1,10 @@
 //! Looking at an outbox while others move files in it.
 //!
-//! A mail only moves forward, `tmp/` → `new/` → `cur/`. The scan reads `sidecar/` first and then
-//! these three in that order, so that a mail on its way is met at least once. A change of flags
-//! renames within `cur/`, which readdir may miss: a mail found nowhere is looked for once more.
+//! A mail moves `tmp/` → `new/` → `cur/`, and the scan reads `sidecar/` first and then these three in
+//! that order, so that a mail on its way is met at least once. But a mail reader also renames within
+//! a folder, and back to `new/`, which readdir may miss: a mail found nowhere is looked for again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,12 @@ use jiff::Timestamp;
 
 use crate::mail_file::parse_file_name;
 use crate::{
-    DeliveryRecord, DeliveryState, Error, MailFile, MailId, Outbox, Place, Result, Sha256Digest,
-    Sidecar, disk,
+    DeliveryRecord, DeliveryState, Error, Flags, MailFile, MailId, Outbox, Place, Result,
+    Sha256Digest, Sidecar, disk,
 };
+
+/// How often a mail is looked for again before it counts as gone.
+const LOOKS: usize = 4;
 
 /// What there is of one mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,39 +130,54 @@ impl Outbox {
     /// Settles what the first look can have missed or misread: a mail renamed while its folder was
     /// listed, one published after `sidecar/` was listed, one finished after that.
     fn look_again(&self, snapshot: &mut Snapshot) -> Result<()> {
-        if snapshot.entries.values().any(|entry| entry.sidecar && entry.mail.is_none()) {
-            for place in Place::ALL {
-                for name in list(&self.maildir(place))? {
-                    if let Some((id, flags)) = name.to_str().and_then(parse_file_name)
-                        && let Some(entry) = snapshot.entries.get_mut(&id)
-                        && entry.mail.is_none()
-                    {
-                        entry.mail = Some(MailFile { place, file_name: name, flags });
-                    }
-                }
+        for _ in 0..LOOKS {
+            let unmet = |entry: &Entry| entry.sidecar && entry.mail.is_none();
+            let missing: BTreeSet<MailId> = snapshot
+                .entries
+                .iter()
+                .filter(|(_, entry)| unmet(entry))
+                .map(|(id, _)| id.clone())
+                .collect();
+            if missing.is_empty() {
+                break;
+            }
+            for (id, mail) in self.mails(|id| missing.contains(id))? {
+                snapshot.entry(id).mail = Some(mail);
             }
         }
         for (id, entry) in &mut snapshot.entries {
             if entry.sidecar != entry.mail.is_some() {
-                entry.sidecar = self.sidecar_path(id).exists();
+                let path = self.sidecar_path(id);
+                entry.sidecar = path.try_exists().map_err(Error::io("stat", &path))?;
             }
         }
         Ok(())
     }
 
-    /// Looks for one mail's file by its unique name.
-    pub fn find(&self, id: &MailId) -> Result<Option<MailFile>> {
-        let mut found = None;
+    /// The files of the mails that are `wanted`. One that is met under two names has the flags of
+    /// both, and the place that comes later.
+    fn mails(&self, wanted: impl Fn(&MailId) -> bool) -> Result<BTreeMap<MailId, MailFile>> {
+        let mut mails = BTreeMap::new();
         for place in Place::ALL {
             for name in list(&self.maildir(place))? {
-                if let Some((this, flags)) = name.to_str().and_then(parse_file_name)
-                    && this == *id
+                if let Some((id, flags)) = name.to_str().and_then(parse_file_name)
+                    && wanted(&id)
                 {
-                    found = Some(MailFile { place, file_name: name, flags });
+                    meet(mails.entry(id).or_default(), MailFile { place, file_name: name, flags });
                 }
             }
         }
-        Ok(found)
+        Ok(mails.into_iter().filter_map(|(id, mail)| Some((id, mail?))).collect())
+    }
+
+    /// Looks for one mail's file by its unique name, more than once, for a rename can hide it.
+    pub fn find(&self, id: &MailId) -> Result<Option<MailFile>> {
+        for _ in 0..LOOKS {
+            if let Some(mail) = self.mails(|this| this == id)?.remove(id) {
+                return Ok(Some(mail));
+            }
+        }
+        Ok(None)
     }
 
     /// Where the mail's file is now, given where it was: the old place first, which is nearly
@@ -221,13 +239,22 @@ impl Snapshot {
             self.oddity(folder.join(name), "its name is not that of a mail of this outbox");
             return;
         };
-        // Where a mail is met twice it moved on meanwhile: the later place holds.
-        self.entry(id).mail = Some(MailFile { place, file_name: name, flags });
+        meet(&mut self.entry(id).mail, MailFile { place, file_name: name, flags });
     }
 
     fn oddity(&mut self, path: PathBuf, why: &'static str) {
         self.oddities.push(Oddity { path, why });
     }
+}
+
+/// Notes a mail's file. Where it is met twice it moved on meanwhile, and the later place holds; or
+/// it has two names (a backup's or a tool's link), and what a person said by either counts.
+fn meet(known: &mut Option<MailFile>, met: MailFile) {
+    let flags = match known {
+        Some(known) => Flags::from(format!("{}{}", known.flags, met.flags).as_str()),
+        None => met.flags,
+    };
+    *known = Some(MailFile { flags, ..met });
 }
 
 /// The names in a folder, without those that begin with a dot: our own temporary files, and what

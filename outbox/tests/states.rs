@@ -74,11 +74,10 @@ impl Case {
         self.outbox.lock_deliverer().unwrap().unwrap().record(&[record]).unwrap();
     }
 
-    /// Every file of the outbox but the locks, with the mail id as `ID`.
+    /// Every file of the outbox, with the mail id as `ID`.
     fn files(&self, id: &MailId) -> Vec<String> {
         let mut files = Vec::new();
         walk(self.outbox.root(), self.outbox.root(), &mut files);
-        files.retain(|name| !name.contains(".lock"));
         files.sort();
         files.iter().map(|name| name.replace(id.as_str(), "ID")).collect()
     }
@@ -334,6 +333,79 @@ fn a_record_that_was_not_in_place_yet_is_removed() {
     fs::write(case.outbox.records().join(format!(".{id}.json.tmp")), b"{").unwrap();
     case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap();
     assert_eq!(case.files(&id), ["new/ID", "sidecar/ID.json"]);
+}
+
+#[test]
+fn a_copy_survives_a_recovery_that_is_interrupted_itself() {
+    // A crash left mail and copy in tmp/; a second one comes between the two renames of the recovery.
+    let case = case();
+    let mut generator = case.outbox.lock_generator().unwrap().unwrap();
+    let mail_draft = generator.draft(mail(10_000_001, &[1]), MAIL).unwrap();
+    let copy_draft = generator.draft(mail(10_000_001, &[]), MAIL).unwrap();
+    let (mail_id, copy_id) = (mail_draft.sidecar().id.clone(), copy_draft.sidecar().id.clone());
+    generator.publish(vec![mail_draft, copy_draft]).unwrap();
+    drop(generator);
+    case.new_to(&mail_id, "tmp", "");
+    case.new_to(&copy_id, "tmp", "");
+
+    let recovered = case.recover_generator();
+
+    assert_eq!(recovered.published, [copy_id, mail_id], "the copy first, so that it can't be left");
+}
+
+#[test]
+fn a_record_beside_a_mail_without_a_sidecar_is_kept() {
+    // The sidecar was unreadable and taken away to be mended: the relay has the mail already.
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let sidecar = case.outbox.sidecars().join(format!("{id}.json"));
+    let aside = case.folder.path().join("aside");
+    fs::rename(&sidecar, &aside).unwrap();
+    assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 0);
+    fs::rename(&aside, &sidecar).unwrap();
+    assert_eq!(case.state(&id), State::Accepted, "it is not sent again");
+}
+
+#[test]
+fn what_is_not_ours_among_the_records_and_sidecars_stops_nothing() {
+    let case = case();
+    let id = case.published();
+    let root = case.outbox.root();
+    for folder in ["delivery/old.json", "delivery/.x.json.tmp", "sidecar/.x.json.tmp"] {
+        fs::create_dir(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("delivery/notes.json"), b"{}").unwrap();
+    case.recover_generator();
+    assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 0);
+    assert_eq!(case.files(&id), ["delivery/notes.json", "new/ID", "sidecar/ID.json"]);
+}
+
+#[test]
+fn a_mail_under_two_names_is_held_if_either_says_so() {
+    for first in ["cur/ID:2,FS", "cur/ID:2,S", "new/ID"] {
+        for second in ["cur/ID:2,FS", "cur/ID:2,RF"] {
+            let case = case();
+            let id = case.published();
+            let path = |name: &str| case.outbox.root().join(name.replace("ID", id.as_str()));
+            fs::rename(path("new/ID"), path(first)).unwrap();
+            fs::write(path(second), MAIL).unwrap();
+            assert_eq!(case.state(&id), State::Held, "{first} {second}");
+        }
+    }
+}
+
+#[test]
+fn a_lock_can_not_be_taken_away_from_under_its_holder() {
+    let case = case();
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    let root = case.outbox.root();
+    // The whole folder is replaced: who comes next locks the new one, so the old holder must notice.
+    fs::rename(root, case.folder.path().join("moved")).unwrap();
+    Outbox::create(root).unwrap();
+    assert!(case.outbox.lock_deliverer().unwrap().is_some());
+    let error = deliverer.try_recording().unwrap_err().to_string();
+    assert!(error.contains("replaced"), "{error}");
 }
 
 #[test]

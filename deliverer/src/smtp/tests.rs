@@ -711,7 +711,10 @@ fn a_ca_file_that_is_no_use_is_told() {
         }
         let relay = Relay { tls: Tls::StartTls, ca_file: Some(path), ..to(&server) };
         let why = try_open(&relay, &patient()).unwrap_err();
-        assert!(why.to_string().contains("/ca.pem") && why.to_string().contains("certificate"), "{why}");
+        assert!(
+            why.to_string().contains("/ca.pem") && why.to_string().contains("certificate"),
+            "{why}"
+        );
     }
 }
 
