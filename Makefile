@@ -1,0 +1,50 @@
+# How to build, try and check Outbox for IntelMQ. `make` lists the targets; what they do is in tests/ and in cargo.
+
+# rustup puts it here; a shell that was open before does not know.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck test deny
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+build: ## build the two programs into target/release
+	cargo build --release --locked -p outbox-generator -p outbox-deliverer
+
+demo: ## sample events become signed mails, and are relayed; all in target/demo
+	@tests/demo/run.sh
+
+demo-start: ## start the servers of the last demo, to go on by hand
+	@tests/demo/servers.sh start
+
+demo-stop: ## stop them
+	@tests/demo/servers.sh stop
+
+check: ## install what the tests need, and run all there is; CI runs this
+	@tests/install.sh check
+	@$(MAKE) --no-print-directory fmt clippy doc shellcheck deny test
+
+# One after the other, also with `make -j`: cargo lets only one build at a time.
+.NOTPARALLEL:
+
+fmt: ## is the code formatted?
+	cargo fmt --all --check
+
+clippy: ## lints; a warning is an error
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## does the documentation of the code build?
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+shellcheck: ## lints for the shell scripts
+	shellcheck .ci/run tests/install.sh tests/demo/*.sh
+
+test: ## all tests
+	cargo test --workspace --locked --no-fail-fast
+
+deny: ## licences and sources of what we build on, if cargo-deny is there
+	@if cargo deny --version >/dev/null 2>&1; then \
+		cargo deny --locked check licenses bans sources; \
+	else \
+		echo "cargo-deny is not installed: licences are not checked"; \
+	fi

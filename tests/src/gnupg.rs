@@ -1,0 +1,148 @@
+//! GnuPG homes with a key that signs, or with one that can't.
+//!
+//! Each test has a home of its own, below /tmp since the agent's socket has room for 107 bytes. The good key is made once
+//! a process and copied, since that is faster than to make one.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::watchdog;
+
+/// What the keys are for.
+pub const USER_ID: &str = "CERT Example <noreply@cert.example>";
+
+/// A GnuPG home, whose agent ends with this value. The folder belongs to whoever made it.
+#[derive(Debug)]
+pub struct Gnupg {
+    home: PathBuf,
+    fingerprint: String,
+}
+
+impl Gnupg {
+    /// A home with a key that can sign.
+    pub fn with_key(home: &Path) -> Self {
+        static MASTER: OnceLock<(PathBuf, String)> = OnceLock::new();
+        let (master, fingerprint) = MASTER.get_or_init(|| {
+            let folder = tempfile::TempDir::with_prefix_in("outbox-key-", "/tmp")
+                .expect("failed to make a folder")
+                .keep();
+            watchdog::removes(&folder);
+            let made = Self::with_new_key(&folder.join("home"), &[], "", "never");
+            // Dropping it ends the agent, so that all is on the disk.
+            (made.home.clone(), made.fingerprint.clone())
+        });
+        copy_folder(master, home);
+        Self::new(home, fingerprint.clone())
+    }
+
+    /// A home without any key.
+    pub fn without_key(home: &Path) -> Self {
+        private_folder(home);
+        Self::new(home, "0123456789ABCDEF0123456789ABCDEF01234567".to_owned())
+    }
+
+    /// A home with a key that could sign until 2020.
+    pub fn with_expired_key(home: &Path) -> Self {
+        Self::with_new_key(home, &["--faked-system-time", "20200101T000000!"], "", "1d")
+    }
+
+    /// A home with a key that wants to hear a passphrase first.
+    pub fn with_protected_key(home: &Path, passphrase: &str) -> Self {
+        Self::with_new_key(home, &[], passphrase, "never")
+    }
+
+    fn with_new_key(home: &Path, options: &[&str], passphrase: &str, expires: &str) -> Self {
+        private_folder(home);
+        let mut gnupg = Self::new(home, String::new());
+        gnupg.run(
+            &[
+                options,
+                &["--pinentry-mode", "loopback", "--passphrase", passphrase],
+                &["--quick-generate-key", USER_ID, "ed25519", "sign", expires],
+            ]
+            .concat(),
+        );
+        let keys = gnupg.run(&["--with-colons", "--list-secret-keys"]);
+        let fingerprint = keys
+            .lines()
+            .find_map(|line| line.strip_prefix("fpr:"))
+            .and_then(|fields| fields.split(':').find(|field| !field.is_empty()));
+        gnupg.fingerprint.push_str(fingerprint.expect("GnuPG lists the key"));
+        // The agent remembers the passphrase that it just heard.
+        gnupg.end_agent();
+        gnupg
+    }
+
+    fn new(home: &Path, fingerprint: String) -> Self {
+        let gnupg = Self { home: home.to_owned(), fingerprint };
+        watchdog::at_end(&format!(
+            "[ -d '{0}' ] && gpgconf --homedir '{0}' --kill all",
+            home.display()
+        ));
+        gnupg
+    }
+
+    /// The folder: what goes into `openpgp.gnupg_home`.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The key: what goes into `openpgp.signing_key`. Without a key, that of none.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new("gpg")
+            .arg("--homedir")
+            .arg(&self.home)
+            .args(["--batch", "--quiet"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("failed to run gpg");
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "gpg {arguments:?}: {words}");
+        String::from_utf8(output.stdout).expect("gpg writes UTF-8")
+    }
+
+    fn end_agent(&self) {
+        let _ = Command::new("gpgconf")
+            .arg("--homedir")
+            .arg(&self.home)
+            .args(["--kill", "all"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+impl Drop for Gnupg {
+    fn drop(&mut self) {
+        self.end_agent();
+    }
+}
+
+fn private_folder(path: &Path) {
+    fs::DirBuilder::new().mode(0o700).create(path).expect("failed to make the GnuPG home");
+}
+
+/// Copies files and folders; the sockets of an agent are neither.
+fn copy_folder(from: &Path, to: &Path) {
+    private_folder(to);
+    for entry in fs::read_dir(from).expect("failed to list the GnuPG home").flatten() {
+        let kind = entry.file_type().expect("failed to look at a file");
+        let target = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), &target).expect("failed to copy a file of the GnuPG home");
+            fs::set_permissions(&target, fs::Permissions::from_mode(0o600))
+                .expect("failed to set the mode of a file");
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! A relay that takes mails, remembers them, and does what a test tells it where a real one might: refuses, falls silent,
+//! hangs up, is away.
+//!
+//! What it is told can change while it works. The deliverer's own tests have a relay that knows every trick of the
+//! protocol (`deliverer/src/smtp/scripted.rs`); this one is for what a whole mail goes through.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, Instant};
+
+use crate::mail;
+use crate::programs::LIMIT;
+
+/// A step of the conversation at which the relay can do something unusual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The connection is there.
+    Greeting,
+    /// A login.
+    Auth,
+    /// `MAIL FROM`.
+    Mail,
+    /// `RCPT TO`.
+    Rcpt,
+    /// `DATA`.
+    Data,
+    /// The message has come whole.
+    FinalDot,
+}
+
+/// What it does there.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Says this.
+    Say(&'static str),
+    /// Says this and hangs up.
+    SayAndHangUp(&'static str),
+    /// Hangs up without a word.
+    HangUp,
+    /// Waits for [`ScriptedRelay::go_on`], and then says what is usual.
+    Hold,
+}
+
+/// A mail whose final dot came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The reverse-path.
+    pub from: String,
+    /// The recipients it was taken for.
+    pub to: Vec<String>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether the relay said that it has it.
+    pub confirmed: bool,
+}
+
+impl Received {
+    /// Its Message-ID.
+    pub fn message_id(&self) -> String {
+        mail::header(&self.bytes, "Message-ID").expect("a mail has a Message-ID")
+    }
+
+    /// Its ticket.
+    pub fn ticket(&self) -> String {
+        mail::header(&self.bytes, "X-Ticket").expect("a mail has a ticket")
+    }
+}
+
+#[derive(Debug)]
+struct Rule {
+    at: At,
+    words: String,
+    act: Act,
+    times: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    received: Vec<Received>,
+    connections: usize,
+    commands: Vec<String>,
+    held: usize,
+    released: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// A relay at work. It ends when this is dropped.
+#[derive(Debug)]
+pub struct ScriptedRelay {
+    address: SocketAddr,
+    offers: &'static [&'static str],
+    shared: Arc<Shared>,
+    listening: Mutex<Option<Listening>>,
+}
+
+#[derive(Debug)]
+struct Listening {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl ScriptedRelay {
+    /// Listens on a free port of 127.0.0.1.
+    pub fn start() -> Self {
+        Self::offering(&["PIPELINING", "8BITMIME"])
+    }
+
+    /// The same, with these extensions offered.
+    pub fn offering(offers: &'static [&'static str]) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let relay = Self { address, offers, shared: Arc::default(), listening: Mutex::new(None) };
+        relay.listen(listener);
+        relay
+    }
+
+    /// What goes into `smtp.port`.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// From now on, every time, at a command (or envelope and message, at [`At::Data`] and [`At::FinalDot`]) that holds
+    /// `words`. Of several that fit, the first counts.
+    pub fn always(&self, at: At, words: &str, act: Act) {
+        self.rule(at, words, act, usize::MAX);
+    }
+
+    /// The same, for the next time only.
+    pub fn once(&self, at: At, words: &str, act: Act) {
+        self.rule(at, words, act, 1);
+    }
+
+    fn rule(&self, at: At, words: &str, act: Act, times: usize) {
+        self.state().rules.push(Rule { at, words: words.to_owned(), act, times });
+    }
+
+    /// From now on, nothing unusual.
+    pub fn behave(&self) {
+        self.state().rules.clear();
+    }
+
+    /// Every mail whose final dot came, in that order.
+    pub fn received(&self) -> Vec<Received> {
+        self.state().received.clone()
+    }
+
+    /// Every command so far, over all connections.
+    pub fn commands(&self) -> Vec<String> {
+        self.state().commands.clone()
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.state().connections
+    }
+
+    /// By Message-ID, all that came with it.
+    pub fn by_message_id(&self) -> HashMap<String, Vec<Received>> {
+        let mut mails: HashMap<String, Vec<Received>> = HashMap::new();
+        for mail in self.received() {
+            mails.entry(mail.message_id()).or_default().push(mail);
+        }
+        mails
+    }
+
+    /// Waits until so many final dots came. Panics if that takes too long.
+    #[track_caller]
+    pub fn wait_for_mails(&self, count: usize) {
+        self.wait(&format!("{count} mails came"), |state| state.received.len() >= count);
+    }
+
+    /// Waits until the deliverer waits for an answer that is held ([`Act::Hold`]).
+    #[track_caller]
+    pub fn wait_until_held(&self) {
+        self.wait("an answer is held", |state| state.held > state.released);
+    }
+
+    /// Gives the answer that is held.
+    pub fn go_on(&self) {
+        self.state().released += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Is away: refuses connections, and ends those that are there.
+    pub fn go_away(&self) {
+        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Listening { stop, thread }) = listening {
+            stop.store(true, Ordering::Relaxed);
+            self.shared.changed.notify_all();
+            // Wakes the listener.
+            let _ = TcpStream::connect(self.address);
+            let _ = thread.join();
+        }
+    }
+
+    /// Is back, on the same port.
+    pub fn come_back(&self) {
+        self.listen(TcpListener::bind(self.address).expect("the port is still free"));
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, done: impl Fn(&State) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        let mut state = self.state();
+        while !done(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it took too long until {what}: {:?}", state.commands);
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::clone(&self.shared);
+        let (for_thread, offers) = (Arc::clone(&stop), self.offers);
+        let thread = spawn(move || {
+            let mut connections = Vec::new();
+            for socket in listener.incoming().map_while(Result::ok) {
+                if for_thread.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (shared, stop) = (Arc::clone(&shared), Arc::clone(&for_thread));
+                connections.push(spawn(move || {
+                    shared.lock().connections += 1;
+                    // How a connection ends is of no interest.
+                    let _ = Conversation::new(socket, shared, stop, offers).hold();
+                }));
+            }
+            for connection in connections {
+                let _ = connection.join();
+            }
+        });
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        *listening = Some(Listening { stop, thread });
+    }
+}
+
+impl Drop for ScriptedRelay {
+    fn drop(&mut self) {
+        self.go_away();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was ordered for this moment.
+    fn act(&self, at: At, about: &str) -> Option<Act> {
+        let rules = &mut self.lock().rules;
+        let rule = rules
+            .iter_mut()
+            .find(|rule| rule.at == at && rule.times > 0 && about.contains(&rule.words))?;
+        rule.times = rule.times.saturating_sub(usize::from(rule.times != usize::MAX));
+        Some(rule.act.clone())
+    }
+}
+
+struct Conversation {
+    socket: BufReader<TcpStream>,
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    offers: &'static [&'static str],
+    from: Option<String>,
+    to: Vec<String>,
+}
+
+/// The connection is over.
+struct Over;
+
+impl From<std::io::Error> for Over {
+    fn from(_: std::io::Error) -> Self {
+        Self
+    }
+}
+
+impl Conversation {
+    fn new(
+        socket: TcpStream,
+        shared: Arc<Shared>,
+        stop: Arc<AtomicBool>,
+        offers: &'static [&'static str],
+    ) -> Self {
+        // So that a connection that nobody speaks on ends with the relay.
+        let _ = socket.set_read_timeout(Some(Duration::from_millis(20)));
+        let _ = socket.set_nodelay(true);
+        Self { socket: BufReader::new(socket), shared, stop, offers, from: None, to: Vec::new() }
+    }
+
+    fn hold(&mut self) -> Result<(), Over> {
+        self.answer(At::Greeting, "", "220 scripted.example ESMTP")?;
+        loop {
+            let command = String::from_utf8_lossy(&self.line()?).trim_end().to_owned();
+            self.shared.lock().commands.push(command.clone());
+            let verb = command.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            match verb.as_str() {
+                "EHLO" => {
+                    for line in ["scripted.example"].iter().chain(self.offers) {
+                        self.say(&format!("250-{line}"))?;
+                    }
+                    self.say("250 HELP")?;
+                }
+                "AUTH" => {
+                    self.answer(At::Auth, &command, "235 2.7.0 welcome")?;
+                }
+                "MAIL" => {
+                    if self.answer(At::Mail, &command, "250 2.1.0 sender ok")? {
+                        (self.from, self.to) = (Some(path(&command)), Vec::new());
+                    }
+                }
+                "RCPT" if self.from.is_some() => {
+                    if self.answer(At::Rcpt, &command, "250 2.1.5 recipient ok")? {
+                        self.to.push(path(&command));
+                    }
+                }
+                "DATA" if !self.to.is_empty() => self.data()?,
+                "RSET" => {
+                    self.from = None;
+                    self.to.clear();
+                    self.say("250 2.0.0 ok")?;
+                }
+                "QUIT" => return self.say("221 2.0.0 bye"),
+                "RCPT" | "DATA" => self.say("503 5.5.1 what comes first?")?,
+                _ => self.say("502 5.5.1 what?")?,
+            }
+        }
+    }
+
+    fn data(&mut self) -> Result<(), Over> {
+        let from = self.from.take().unwrap_or_default();
+        let to = std::mem::take(&mut self.to);
+        let envelope = format!("{from} {}", to.join(" "));
+        if !self.answer(At::Data, &envelope, "354 go ahead")? {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        loop {
+            // Strict: a line ends with CRLF (RFC 5321, 2.3.8).
+            let line = self.line()?;
+            match line.as_slice() {
+                b".\r\n" => break,
+                [b'.', rest @ ..] | rest => bytes.extend_from_slice(rest),
+            }
+        }
+        let about = format!("{envelope} {}", String::from_utf8_lossy(&bytes));
+        let number = {
+            let mut state = self.shared.lock();
+            state.received.push(Received { from, to, bytes, confirmed: false });
+            self.shared.changed.notify_all();
+            state.received.len() - 1
+        };
+        let confirmed = self.answer(At::FinalDot, &about, "250 2.0.0 queued")?;
+        self.shared.lock().received[number].confirmed = confirmed;
+        Ok(())
+    }
+
+    /// Says what is usual, or does what was ordered. Whether it said yes.
+    fn answer(&mut self, at: At, about: &str, usually: &str) -> Result<bool, Over> {
+        let words = match self.shared.act(at, about) {
+            None => usually,
+            Some(Act::Say(words)) => words,
+            Some(Act::SayAndHangUp(words)) => {
+                self.say(words)?;
+                return Err(Over);
+            }
+            Some(Act::HangUp) => return Err(Over),
+            Some(Act::Hold) => {
+                let mut state = self.shared.lock();
+                state.held += 1;
+                let mine = state.held;
+                self.shared.changed.notify_all();
+                while state.released < mine {
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Err(Over);
+                    }
+                    let wait = self.shared.changed.wait_timeout(state, Duration::from_millis(50));
+                    state = wait.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                usually
+            }
+        };
+        self.say(words)?;
+        Ok(words.starts_with(['2', '3']))
+    }
+
+    fn say(&mut self, words: &str) -> Result<(), Over> {
+        Ok(self.socket.get_mut().write_all(format!("{words}\r\n").as_bytes())?)
+    }
+
+    fn line(&mut self) -> Result<Vec<u8>, Over> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Over);
+            }
+            match self.socket.read_until(b'\n', &mut line) {
+                Ok(0) => return Err(Over),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(line)
+    }
+}
+
+/// What stands between the brackets of a command.
+fn path(command: &str) -> String {
+    let inside = command.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+    inside.map(|(path, _)| path.to_owned()).unwrap_or_default()
+}
