@@ -4,6 +4,15 @@
 //! | --- | --- |
 //! | [`postgres_cluster`] | a PostgreSQL cluster: shared by the tests of a process, or private where one stops or kills it |
 //! | [`database`] | a database of its own for a test, with the project's schema in it |
+//! | [`site`] | an installation: database, key, outbox, configuration, and the two programs on it |
+//! | [`programs`] | the two programs as processes, with time limits and what they logged |
+//! | [`events`] | events with directives, as few words as a test needs |
+//! | [`gnupg`] | a GnuPG home with a key: good, expired, protected, none |
+//! | [`postfix`] | Debian's Postfix as a relay that delivers everything into a Maildir |
+//! | [`scripted_relay`] | a relay that misbehaves as told, and keeps what it got |
+//! | [`mail`] | Python's `email` and `gpg` as readers of mails |
+//! | [`random`] | random moments that a seed repeats |
+//! | [`watchdog`] | the end of all servers, however a test process ends |
 
 pub mod database;
 pub mod events;

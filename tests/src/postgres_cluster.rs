@@ -160,7 +160,7 @@ impl Cluster {
 
     fn try_start(&self) -> Result<()> {
         let options = format!(
-            "-k {} -p {} -c listen_addresses={} -c max_connections=200 -c fsync=off -c synchronous_commit=off \
+            "-k {} -p {} -c listen_addresses={} -c max_connections=200 -c fsync=off \
              -c full_page_writes=off -c shared_buffers=32MB -c timezone=UTC",
             self.folder.display(),
             self.port,

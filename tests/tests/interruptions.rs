@@ -351,7 +351,7 @@ fn a_run_without_the_database_says_so_and_a_later_one_marks_without_sending_agai
 fn a_database_killed_while_it_marks_has_all_marked_once_when_it_is_back() {
     let cluster = Cluster::private();
     let relay = ScriptedRelay::start();
-    let site = Site::new(programs!()).database(lasting(&cluster)).relay(relay.port()).build();
+    let site = Site::new(programs!()).database(cluster.database()).relay(relay.port()).build();
     site.insert(&events::groups(3));
     site.generator(&["run", "--all"]).expect(0);
     let mut holder = site.database().connect();
@@ -372,7 +372,7 @@ fn a_database_killed_while_it_marks_has_all_marked_once_when_it_is_back() {
 fn a_commit_whose_answer_is_lost_is_told_again_and_changes_nothing() {
     let cluster = Cluster::private();
     let relay = ScriptedRelay::start();
-    let site = Site::new(programs!()).database(lasting(&cluster)).relay(relay.port()).build();
+    let site = Site::new(programs!()).database(cluster.database()).relay(relay.port()).build();
     site.insert(&events::groups(3));
     site.generator(&["run", "--all"]).expect(0);
     // A standby that never comes: a commit is on disk, and waits to be said.
@@ -397,7 +397,7 @@ fn a_commit_whose_answer_is_lost_is_told_again_and_changes_nothing() {
 fn a_database_that_goes_away_under_the_generator_leaves_all_pending_or_claimed() {
     let cluster = Cluster::private();
     let relay = ScriptedRelay::start();
-    let site = Site::new(programs!()).database(lasting(&cluster)).relay(relay.port()).build();
+    let site = Site::new(programs!()).database(cluster.database()).relay(relay.port()).build();
     site.insert(&events::groups(150));
     let mut holder = site.database().connect();
     let mut held = holder.transaction().unwrap();
@@ -417,14 +417,6 @@ fn a_database_that_goes_away_under_the_generator_leaves_all_pending_or_claimed()
 }
 
 // ---- What the tests above are made of ----
-
-/// A database that keeps what it committed when the server is killed, as one does in production.
-fn lasting(cluster: &Cluster) -> Database {
-    let database = cluster.database();
-    let on = format!("ALTER DATABASE {} SET synchronous_commit = on", database.name());
-    database.connect().batch_execute(&on).unwrap();
-    database
-}
 
 /// Whether a deliverer waits in the database, for this kind of thing.
 fn waits(site: &Site, kind: &str) -> bool {
