@@ -13,7 +13,7 @@ use outbox_tests::programs::wait_until;
 use outbox_tests::random::Random;
 use outbox_tests::scripted_relay::{Act, At, ScriptedRelay};
 use outbox_tests::site::{Program, Site};
-use outbox_tests::{Cluster, Database, programs};
+use outbox_tests::{Cluster, programs};
 use serde_json::json;
 
 // ---- Killed ----
