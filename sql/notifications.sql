@@ -479,7 +479,7 @@ BEGIN
         ALTER TABLE events OWNER TO eventdb_owner;
     END IF;
 
-    FOREACH object IN ARRAY ARRAY['sent', 'directives', 'ticket_day', 'directives_rejected'] LOOP
+    FOREACH object IN ARRAY ARRAY['sent', 'directives', 'ticket_day'] LOOP
         IF (SELECT rolsuper FROM pg_class JOIN pg_roles ON pg_roles.oid = relowner WHERE pg_class.oid = object::regclass) THEN
             EXECUTE format('ALTER TABLE %I OWNER TO eventdb_owner', object);
         END IF;

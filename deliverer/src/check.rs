@@ -19,11 +19,9 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
-    let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;
-    let mails = outbox.scan().map_err(|error| anyhow!("failed to {error}"))?.entries.len();
-    outbox
-        .check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])
-        .map_err(|error| anyhow!("failed to {error}"))?;
+    let outbox = Outbox::open(&config.outbox.path)?;
+    let mails = outbox.scan()?.entries.len();
+    outbox.check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])?;
     Ok(format!("{} with {mails} mails", outbox.root().display()))
 }
 
@@ -40,7 +38,7 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 fn check_relay(config: &Config) -> anyhow::Result<String> {
     let mut courier = Courier::new(config.smtp()?)?;
     let name = courier.relay_name();
-    courier.connect().map_err(|trouble| anyhow!("{name}: failed to {trouble}"))?;
+    courier.connect().map_err(|trouble| anyhow!("{name}: {trouble}"))?;
     courier.disconnect();
     let tls = match config.smtp()?.tls() {
         SmtpTls::None => "without TLS",

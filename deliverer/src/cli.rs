@@ -68,3 +68,9 @@ pub enum StateName {
     /// Refused by the relay, given up or unfit to be sent: waits.
     Failed,
 }
+
+impl std::fmt::Display for StateName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.to_possible_value().expect("no state is hidden").get_name())
+    }
+}

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::extension::ClientId;
-use outbox_config::{ConfigError, SmtpSettings, SmtpTls};
+use outbox_config::{ConfigError, SmtpSettings};
 use tracing::{debug, info, warn};
 
 use crate::smtp::{
-    Attempt, Connection, Deadlines, Envelope, Relay, RelayTrouble, SendOptions, Tls,
+    Address, Attempt, Connection, Deadlines, Envelope, Relay, RelayTrouble, SendOptions,
 };
 
 /// How long the relay is left alone after trouble: doubling between these two.
@@ -39,13 +39,9 @@ impl Courier {
             Credentials::new(name.to_owned(), password.expose().to_owned())
         });
         let relay = Relay {
-            host: settings.host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: settings.bare_host().to_owned(),
             port: settings.port(),
-            tls: match settings.tls() {
-                SmtpTls::None => Tls::None,
-                SmtpTls::StartTls => Tls::StartTls,
-                SmtpTls::Implicit => Tls::Implicit,
-            },
+            tls: settings.tls(),
             ca_file: settings.ca_file.clone(),
             credentials,
             hello_name: hello_name(),
@@ -130,14 +126,11 @@ impl Courier {
         self.connection = None;
         let (since, pause) = match &self.trouble {
             None => {
-                warn!(
-                    relay,
-                    "the relay is in trouble and left alone for a while: failed to {trouble}"
-                );
+                warn!(relay, "the relay is in trouble and left alone for a while: {trouble}");
                 (now, PAUSE.0)
             }
             Some(known) => {
-                debug!(relay, "the relay is still in trouble: failed to {trouble}");
+                debug!(relay, "the relay is still in trouble: {trouble}");
                 (known.since, (known.pause * 2).min(PAUSE.1))
             }
         };
@@ -150,6 +143,16 @@ impl Courier {
             info!(relay = self.relay_name(), seconds, "the relay works again");
         }
     }
+}
+
+/// The envelope as SMTP's own type, or why it is none.
+pub fn smtp_envelope(from: &str, to: &[&str]) -> Result<Envelope, String> {
+    let address = |text: &str| {
+        text.parse::<Address>().map_err(|error| format!("{text:?} is no mail address: {error}"))
+    };
+    let from = if from.is_empty() { None } else { Some(address(from)?) };
+    let to = to.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    Envelope::new(from, to).map_err(|error| error.to_string())
 }
 
 /// What this host calls itself. A name without a domain is no name to say hello with (RFC 5321,

@@ -9,7 +9,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use outbox::{Outbox, Place};
 use tracing::warn;
 
-use crate::service::Event;
+use crate::event::Event;
 
 /// Watches as long as it lives.
 pub struct Doorbell {

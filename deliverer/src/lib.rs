@@ -6,12 +6,14 @@ mod check;
 pub mod cli;
 mod courier;
 mod doorbell;
+mod event;
 mod list;
 mod marker;
 mod marks;
 mod service;
 mod show;
 pub mod smtp;
+mod summary;
 mod verdict;
 
 use std::sync::Arc;
@@ -26,8 +28,10 @@ use tracing::info;
 use cli::Command;
 use courier::Courier;
 use doorbell::Doorbell;
+use event::stop_on_signals;
 use marker::Marker;
-use service::{Service, Summary, stop_on_signals};
+use service::Service;
+use summary::Summary;
 
 /// Does what the command line says.
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
@@ -40,7 +44,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
 }
 
 fn open(config: &Config) -> Result<Outbox, Failure> {
-    Outbox::open(&config.outbox.path).map_err(|error| Failure::unavailable(&error))
+    Outbox::open(&config.outbox.path).map_err(Failure::unavailable)
 }
 
 fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
@@ -49,13 +53,10 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     // A password that can't be read is an error now, not in the marker's thread.
     database.password()?;
     let outbox = open(config)?;
-    let deliverer = outbox
-        .lock_deliverer()
-        .map_err(|error| Failure::unavailable(&error))?
-        .ok_or_else(|| {
-            let path = outbox.root().display();
-            Failure::Unavailable(anyhow!("another outbox-deliverer runs on {path} already"))
-        })?;
+    let deliverer = outbox.lock_deliverer().map_err(Failure::unavailable)?.ok_or_else(|| {
+        let path = outbox.root().display();
+        Failure::Unavailable(anyhow!("another outbox-deliverer runs on {path} already"))
+    })?;
     let (report, events) = channel();
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signals(Arc::clone(&stop), report.clone())
@@ -71,7 +72,7 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
         info!(outbox = %outbox.root().display(), relay, "delivering");
     }
     let done = if once { service.run_once() } else { service.run() };
-    let summary = done.map_err(|error| Failure::unavailable(&error))?;
+    let summary = done.map_err(Failure::unavailable)?;
     conclude(summary, once)
 }
 

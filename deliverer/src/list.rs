@@ -5,8 +5,8 @@ use std::io::IsTerminal as _;
 use jiff::Timestamp;
 use outbox::{DeliveryRecord, MailId, Outbox, RecipientState, Sidecar, State};
 use outbox_config::Failure;
-use outbox_config::logging::one_line;
-use outbox_config::program::{fit, print};
+use outbox_config::program::print;
+use outbox_config::text::{fit, one_line};
 use serde::Serialize;
 
 use crate::cli::StateName;
@@ -33,14 +33,14 @@ pub fn read(outbox: &Outbox) -> outbox::Result<Vec<Listed>> {
         }
         let (record, trouble) = match outbox.record(&id) {
             Ok(record) => (record, None),
-            Err(error) => (None, Some(format!("failed to {error}"))),
+            Err(error) => (None, Some(error.to_string())),
         };
         let sidecar = match (outbox.sidecar(&id), trouble) {
             (_, Some(trouble)) => Err(trouble),
             (Ok(Some(sidecar)), None) => Ok(sidecar),
             // Finished while we looked.
             (Ok(None), None) => continue,
-            (Err(error), None) => Err(format!("failed to {error}")),
+            (Err(error), None) => Err(error.to_string()),
         };
         mails.push(Listed { state: entry.state(record.as_ref()), id, sidecar, record });
     }
@@ -99,7 +99,7 @@ struct Json<'a> {
 
 /// Prints the list.
 pub fn list(outbox: &Outbox, only: Option<StateName>, json: bool) -> Result<(), Failure> {
-    let mails = read(outbox).map_err(|error| Failure::unavailable(&error))?;
+    let mails = read(outbox).map_err(Failure::unavailable)?;
     let mails: Vec<Listed> = mails
         .into_iter()
         .filter(|mail| only.is_none_or(|state| state == mail.state_name()))
@@ -117,10 +117,6 @@ fn width() -> Option<usize> {
     Some(rustix::termios::tcgetwinsize(stdout).map_or(80, |size| usize::from(size.ws_col).max(40)))
 }
 
-fn name(state: StateName) -> String {
-    format!("{state:?}").to_lowercase()
-}
-
 fn as_json(mails: &[Listed]) -> String {
     let mails: Vec<Json<'_>> = mails
         .iter()
@@ -129,7 +125,7 @@ fn as_json(mails: &[Listed]) -> String {
             Json {
                 id: &mail.id,
                 ticket: sidecar.map(|sidecar| sidecar.ticket.as_str()),
-                state: name(mail.state_name()),
+                state: mail.state_name().to_string(),
                 created_at: sidecar.map(|sidecar| sidecar.created_at),
                 subject: sidecar.map(|sidecar| sidecar.subject.as_str()),
                 to: sidecar.map_or(&[], |sidecar| &sidecar.envelope.to),
@@ -169,7 +165,7 @@ fn as_table(mails: &[Listed], now: Timestamp, width: Option<usize>) -> String {
         table += &line([
             sidecar.map_or("?", |sidecar| sidecar.ticket.as_str()),
             &sidecar.map(|sidecar| span(sidecar.created_at, now)).unwrap_or_default(),
-            &name(mail.state_name()),
+            &mail.state_name().to_string(),
             &record.map_or_else(String::new, |record| record.attempts.to_string()),
             &record
                 .and_then(|record| record.next_attempt_at)

@@ -14,8 +14,8 @@ use outbox_config::database::{connect, describe};
 use postgres::Client;
 use tracing::{error, info, warn};
 
+use crate::event::Event;
 use crate::marks::{Kept, Mark, Marked, mark_sent};
-use crate::service::Event;
 
 /// How many mails are marked in one transaction at most.
 const BATCH: usize = 200;

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
+use outbox_config::database::missing_grants;
 use postgres::Client;
 
 /// A mail that the relay took, and what the database is to be told of it.
@@ -94,18 +95,20 @@ pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, postgres
 
 /// The rights that marking needs and this role lacks, each as the `GRANT` that gives it.
 pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Error> {
-    let rows = client.query(
-        "SELECT format('GRANT %s ON %s TO %I;', privilege, relation, current_user)
-           FROM (VALUES ('sent', 'SELECT'), ('sent', 'INSERT'),
-                        ('directives', 'SELECT'), ('directives', 'UPDATE'))
-                AS needed (relation, privilege)
-          WHERE NOT CASE WHEN privilege = 'UPDATE'
-                         THEN has_column_privilege(relation, 'sent_id', privilege)
-                         ELSE has_table_privilege(relation, privilege) END
-         UNION ALL
-         SELECT format('GRANT USAGE ON SEQUENCE sent_id_seq TO %I;', current_user)
+    let mut missing = missing_grants(
+        client,
+        &[
+            ("sent", None, "SELECT"),
+            ("sent", None, "INSERT"),
+            ("directives", None, "SELECT"),
+            ("directives", Some("sent_id"), "UPDATE"),
+        ],
+    )?;
+    let sequence = client.query(
+        "SELECT format('GRANT USAGE ON SEQUENCE sent_id_seq TO %I;', current_user)
           WHERE NOT has_sequence_privilege('sent_id_seq', 'USAGE')",
         &[],
     )?;
-    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+    missing.extend(sequence.iter().map(|row| row.get::<_, String>(0)));
+    Ok(missing)
 }

@@ -14,21 +14,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use outbox::{
-    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, RecipientState, Sidecar,
-    Snapshot, State,
+    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, Sidecar, Snapshot, State,
 };
 use outbox_config::DeliverySettings;
 use tracing::{debug, error, info, warn};
 
-use crate::courier::Courier;
+use crate::courier::{Courier, smtp_envelope};
+use crate::event::Event;
 use crate::marker::Marker;
 use crate::marks::Mark;
-use crate::smtp::{Address, Envelope};
+use crate::summary::Summary;
 use crate::verdict::{self, Circumstances, Verdict, judge};
 
 /// How long the service looks away at most.
@@ -53,37 +53,9 @@ const BLAMED: u32 = 3;
 /// How long the end waits for marks that are under way.
 const LAST_MARKS: Duration = Duration::from_secs(10);
 
-/// What wakes the service.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Something may have changed in the outbox.
-    Look,
-    /// These mails are marked in the database.
-    Marked(Vec<MailId>),
-    /// The database did not take marks; the marker will try again.
-    NotMarked,
-    /// End.
-    Stop,
-}
-
-/// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Mails the relay took.
-    pub relayed: usize,
-    /// Mails that are to be tried again.
-    pub deferred: usize,
-    /// Mails that wait for a person since this run.
-    pub held: usize,
-    /// Mails that were marked and finished.
-    pub finished: usize,
-    /// Mails that were relayed and are not marked.
-    pub unmarked: usize,
-    /// Mails and files that an ERROR line was written about.
-    pub errors: usize,
-    /// Whether the relay was in trouble at the end.
-    pub relay_trouble: bool,
-}
+/// What is to be relayed now, in its order: how suspect a mail is, then its id, which begins with
+/// the time.
+type Due<'s> = BTreeMap<(u32, &'s MailId), (&'s MailFile, Option<DeliveryRecord>)>;
 
 /// The deliverer at work.
 pub struct Service<'a> {
@@ -209,13 +181,34 @@ impl<'a> Service<'a> {
         self.warn_of_oddities(snapshot);
         self.listen_to_marker();
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
+        self.next = None;
+        let due = self.sort_out(snapshot)?;
+        if !due.is_empty() {
+            self.deliverer.try_recording()?;
+        }
+        let blocked = !self.relay_all(due)?;
+        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
+            let unmarked = self.unmarked.len();
+            warn!(
+                unmarked,
+                "relaying waits until the database takes marks (delivery.unmarked_limit)"
+            );
+        }
+        let due = self.next.map(|next| {
+            let wait = next.duration_since(outbox::now());
+            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+        });
+        Ok([due, self.courier.paused_until()].into_iter().flatten().min())
+    }
+
+    /// Sees to each mail as its state asks, and gives those to relay now: oldest first, but those
+    /// over which the relay got into trouble last.
+    fn sort_out<'s>(&mut self, snapshot: &'s Snapshot) -> outbox::Result<Due<'s>> {
         let now = outbox::now();
         let longest =
             SignedDuration::try_from(self.settings.retry_max).unwrap_or(SignedDuration::MAX);
         let furthest = now.saturating_add(longest).expect("a duration is no calendar span");
-        self.next = None;
-        let mut due: BTreeMap<(u32, &MailId), (&MailFile, Option<DeliveryRecord>)> =
-            BTreeMap::new();
+        let mut due = Due::new();
         for (id, entry) in &snapshot.entries {
             if self.unmarked.contains_key(id) {
                 continue;
@@ -244,36 +237,24 @@ impl<'a> Service<'a> {
                 | State::Committed => {}
             }
         }
-        let mut blocked = false;
-        if !due.is_empty() {
-            self.deliverer.try_recording()?;
-        }
+        Ok(due)
+    }
+
+    /// Relays what is due until the relay is in trouble, the program is to end, or too many mails
+    /// are unmarked: then `false`.
+    fn relay_all(&mut self, due: Due<'_>) -> outbox::Result<bool> {
         for ((_, id), (file, record)) in due {
             self.handle_arrived()?;
-            if self.stopping() {
-                break;
-            }
             if self.unmarked.len() >= self.settings.unmarked_limit {
-                blocked = true;
-                break;
+                return Ok(false);
             }
-            if self.courier.paused_until().is_some() || self.courier.connect().is_err() {
+            let relay_rests = self.courier.paused_until().is_some();
+            if self.stopping() || relay_rests || self.courier.connect().is_err() {
                 break;
             }
             self.relay(id, file, record)?;
         }
-        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
-            let unmarked = self.unmarked.len();
-            warn!(
-                unmarked,
-                "relaying waits until the database takes marks (delivery.unmarked_limit)"
-            );
-        }
-        let due = self.next.map(|next| {
-            let wait = next.duration_since(outbox::now());
-            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
-        });
-        Ok([due, self.courier.paused_until()].into_iter().flatten().min())
+        Ok(true)
     }
 
     /// Relays one mail, over the connection that is there, and writes down what came of it.
@@ -343,7 +324,7 @@ impl<'a> Service<'a> {
             return Ok(());
         }
         self.record(&record)?;
-        self.tell(&sidecar, &record, verdict.uncertain);
+        self.summary.tell(&sidecar, &record, verdict.uncertain);
         self.due_at(record.next_attempt_at);
         if record.state == DeliveryState::Accepted {
             self.summary.relayed += 1;
@@ -370,56 +351,11 @@ impl<'a> Service<'a> {
                 error!(
                     mail = %record.id,
                     "the relay took a mail and that can't be written down; trying until it can, for \
-                     without the record the mail is sent again: failed to {error}"
+                     without the record the mail is sent again: {error}"
                 );
             }
             // There is no event to wait for when a disk has room again.
             std::thread::sleep(RECORD_AGAIN);
-        }
-    }
-
-    /// One line for what came of an attempt, and one for each recipient that lacks the mail.
-    fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord, uncertain: bool) {
-        let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
-        let attempts = record.attempts;
-        let replies = || {
-            let open = record.recipients.iter();
-            let open = open.filter(|(_, outcome)| outcome.state != RecipientState::Accepted);
-            open.map(|(address, outcome)| format!("{address}: {}", outcome.reply))
-                .collect::<Vec<_>>()
-                .join("; ")
-        };
-        match record.state {
-            DeliveryState::Accepted => {
-                let missing = replies();
-                if missing.is_empty() {
-                    info!(%ticket, %mail, attempts, "relayed");
-                } else {
-                    self.summary.errors += 1;
-                    error!(%ticket, %mail, attempts, "relayed, but not to all recipients: {missing}");
-                }
-            }
-            DeliveryState::Deferred => {
-                self.summary.deferred += 1;
-                let next =
-                    record.next_attempt_at.map(|next| format!("{next:.0}")).unwrap_or_default();
-                let words = replies();
-                if uncertain {
-                    warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");
-                } else {
-                    warn!(%ticket, %mail, attempts, next, "deferred: {words}");
-                }
-            }
-            DeliveryState::Rejected | DeliveryState::Expired | DeliveryState::Held => {
-                self.summary.held += 1;
-                self.summary.errors += 1;
-                let (what, why) = match record.state {
-                    DeliveryState::Rejected => ("rejected by the relay", replies()),
-                    DeliveryState::Expired => ("given up after too long", replies()),
-                    _ => ("not sent", record.reason.clone().unwrap_or_default()),
-                };
-                error!(%ticket, %mail, attempts, "{what}, and held until its flag is cleared: {why}");
-            }
         }
     }
 
@@ -556,7 +492,7 @@ impl<'a> Service<'a> {
         match self.deliverer.prune_archive(self.settings.archive_for, SystemTime::now()) {
             Ok(0) => {}
             Ok(removed) => info!(removed, "removed old mails from the archive"),
-            Err(error) => warn!("cannot prune the archive: failed to {error}"),
+            Err(error) => warn!("old mails stay in the archive: {error}"),
         }
     }
 
@@ -579,7 +515,7 @@ impl<'a> Service<'a> {
     fn leave_alone(&mut self, id: &MailId, error: &outbox::Error) {
         if self.warned.insert(PathBuf::from(id.as_str())) {
             self.summary.errors += 1;
-            error!(mail = %id, "left alone until mended: failed to {error}");
+            error!(mail = %id, "left alone until mended: {error}");
         }
     }
 
@@ -600,31 +536,7 @@ impl<'a> Service<'a> {
     }
 }
 
-/// The envelope as SMTP's own type, or why it is none.
-fn smtp_envelope(from: &str, to: &[&str]) -> Result<Envelope, String> {
-    let address = |text: &str| {
-        text.parse::<Address>().map_err(|error| format!("{text:?} is no mail address: {error}"))
-    };
-    let from = if from.is_empty() { None } else { Some(address(from)?) };
-    let to = to.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
-    Envelope::new(from, to).map_err(|error| error.to_string())
-}
-
 /// A number from 0 to 1, uniform. Without a source of randomness 0.5: nothing depends on it.
 fn random_fraction() -> f64 {
     getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
-}
-
-/// The signals that end the service, as events: the flag for between mails, the event for waits.
-pub fn stop_on_signals(stop: Arc<AtomicBool>, events: Sender<Event>) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            info!("told to stop: finishing the mail in hand");
-            stop.store(true, Ordering::Relaxed);
-            let _ = events.send(Event::Stop);
-        }
-    });
-    Ok(())
 }

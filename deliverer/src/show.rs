@@ -4,19 +4,21 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::anyhow;
-use outbox::{DirectiveId, MailFile, Outbox, RecipientState, Sidecar};
+use outbox::{DirectiveId, MailFile, Outbox, Sidecar};
 use outbox_config::Failure;
-use outbox_config::logging::one_line;
 use outbox_config::program::print;
+use outbox_config::text::one_line;
 
 use crate::list::{Listed, read};
 
 /// Prints what is known of the mails that `wanted`, a ticket or a mail id, names: a mail and its
 /// copies share the ticket.
 pub fn show(outbox: &Outbox, wanted: &str) -> Result<(), Failure> {
-    let failed = |error| Failure::unavailable(&error);
-    let mails: Vec<Listed> =
-        read(outbox).map_err(failed)?.into_iter().filter(|mail| names(mail, wanted)).collect();
+    let mails: Vec<Listed> = read(outbox)
+        .map_err(Failure::unavailable)?
+        .into_iter()
+        .filter(|mail| names(mail, wanted))
+        .collect();
     if mails.is_empty() {
         let wanted = one_line(wanted);
         return Err(Failure::Failed(anyhow!(
@@ -28,7 +30,7 @@ pub fn show(outbox: &Outbox, wanted: &str) -> Result<(), Failure> {
         if i > 0 {
             text.push('\n');
         }
-        let file = outbox.find(&mail.id).map_err(failed)?;
+        let file = outbox.find(&mail.id).map_err(Failure::unavailable)?;
         text += &describe(outbox, mail, file.as_ref());
     }
     print(&text)
@@ -45,7 +47,7 @@ fn describe(outbox: &Outbox, mail: &Listed, file: Option<&MailFile>) -> String {
         let _ = writeln!(text, "{name:<12} {}", one_line(value));
     };
     line("Mail", mail.id.as_str());
-    let state = format!("{:?}", mail.state_name()).to_lowercase();
+    let state = mail.state_name().to_string();
     match mail.record.as_ref().and_then(|record| record.reason.as_deref()) {
         Some(reason) => line("State", &format!("{state}: {reason}")),
         None => line("State", &state),
@@ -70,12 +72,7 @@ fn describe(outbox: &Outbox, mail: &Listed, file: Option<&MailFile>) -> String {
         let words = match outcome {
             None => "open".to_owned(),
             Some(outcome) => {
-                let state = match outcome.state {
-                    RecipientState::Deferred => "deferred",
-                    RecipientState::Rejected => "rejected",
-                    RecipientState::Accepted => "accepted",
-                };
-                format!("{state}: {}", outcome.reply)
+                format!("{}: {}", outcome.state, outcome.reply)
             }
         };
         line("Rcpt to", &format!("<{address}> {words}"));
@@ -117,7 +114,7 @@ fn content(outbox: &Outbox, file: Option<&MailFile>, sidecar: &Sidecar) -> Strin
         None => "no file: it was deleted".to_owned(),
         Some(Ok(Ok(bytes))) => format!("{} octets, as written", bytes.len()),
         Some(Ok(Err(reason))) => reason,
-        Some(Err(error)) => format!("failed to {error}"),
+        Some(Err(error)) => error.to_string(),
     }
 }
 

@@ -43,7 +43,7 @@ pub fn judge(
     at: &Circumstances<'_>,
 ) -> Verdict {
     if let Some(refusal) = &attempt.refusal {
-        return held(record, format!("cannot {refusal}"));
+        return held(record, refusal.to_string());
     }
     let asked: Vec<String> =
         record.open_recipients(&envelope.to).into_iter().map(str::to_owned).collect();
@@ -58,7 +58,7 @@ pub fn judge(
                 (RecipientState::Deferred, uncertain_words(reply.as_ref()))
             }
             Outcome::Open => match blame {
-                Some(trouble) => (RecipientState::Deferred, format!("failed to {trouble}")),
+                Some(trouble) => (RecipientState::Deferred, trouble.to_string()),
                 None => continue,
             },
         };
@@ -132,8 +132,8 @@ fn uncertain_words(reply: Option<&crate::smtp::Reply>) -> String {
 /// How long to wait after the `attempts`th: doubling from `retry_min` to `retry_max`, of which
 /// between three and four quarters are waited.
 fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDuration {
-    let doublings = attempts.saturating_sub(1).min(32);
-    let doubled = settings.retry_min.checked_mul(1 << doublings.min(31));
+    let doublings = attempts.saturating_sub(1).min(31);
+    let doubled = settings.retry_min.checked_mul(1 << doublings);
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
     SignedDuration::from_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!((record.state, record.attempts), (DeliveryState::Held, 0));
         assert_eq!(
             record.reason.as_deref(),
-            Some("cannot send the mail: line 3 ends with a bare line feed (LF)")
+            Some("failed to send the mail: line 3 ends with a bare line feed (LF)")
         );
     }
 }

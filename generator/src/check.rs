@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use outbox::Outbox;
 use outbox_config::database::connect;
 use outbox_config::program::{self, Check};
@@ -27,22 +27,13 @@ pub fn check(config: &Config) -> Result<(), Failure> {
     program::check(config, &checks)
 }
 
-/// The words of a failure; its kind does not matter here.
-fn words(failure: Failure) -> anyhow::Error {
-    match failure {
-        Failure::Failed(error) | Failure::Unavailable(error) | Failure::Configuration(error) => {
-            error
-        }
-    }
-}
-
 fn check_sender(config: &Config) -> anyhow::Result<String> {
-    let sender = sender(config).map_err(words)?;
+    let sender = sender(config).map_err(Failure::into_error)?;
     Ok(sender.address.as_str().to_owned())
 }
 
 fn check_key(config: &Config) -> anyhow::Result<String> {
-    Ok(match signer(config.openpgp()?).map_err(words)? {
+    Ok(match signer(config.openpgp()?).map_err(Failure::into_error)? {
         None => "mails are not signed (openpgp.always_sign is false)".to_owned(),
         Some(signer) => {
             let until = signer.expires_at();
@@ -53,7 +44,7 @@ fn check_key(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_formats(config: &Config) -> anyhow::Result<String> {
-    let definitions = definitions(config).map_err(words)?;
+    let definitions = definitions(config).map_err(Failure::into_error)?;
     let ignored: Vec<_> =
         definitions.ignored().iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let ignored = match ignored.as_slice() {
@@ -76,7 +67,7 @@ fn check_templates(config: &Config) -> anyhow::Result<String> {
             Err(error) => wrong.push(error.to_string()),
         }
     }
-    let mut templates = templates(config).map_err(words)?;
+    let mut templates = templates(config).map_err(Failure::into_error)?;
     // What is wrong with the definitions themselves was told above.
     if let Ok(definitions) = definitions(config) {
         let named = definitions.templates().filter_map(|choice| templates.get(choice).err());
@@ -123,11 +114,9 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
-    let outbox = Outbox::open(&config.outbox.path).map_err(|error| anyhow!("failed to {error}"))?;
-    outbox
-        .check_writable(&["tmp", "new", "sidecar"])
-        .map_err(|error| anyhow!("failed to {error}"))?;
-    let claims = claims(&outbox).map_err(words)?;
+    let outbox = Outbox::open(&config.outbox.path)?;
+    outbox.check_writable(&["tmp", "new", "sidecar"])?;
+    let claims = claims(&outbox).map_err(Failure::into_error)?;
     let directives = claims.directives.len();
     Ok(format!("{}; it claims {directives} directives", outbox.root().display()))
 }

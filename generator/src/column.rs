@@ -27,6 +27,14 @@ impl Field {
             None => Self::Event(name.to_owned()),
         }
     }
+
+    /// The column of the table `events` that it is in.
+    pub fn column(&self) -> &str {
+        match self {
+            Self::Event(name) => name,
+            Self::Extra(_) => "extra",
+        }
+    }
 }
 
 impl std::fmt::Display for Field {

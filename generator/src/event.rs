@@ -155,7 +155,7 @@ fn base_type(column_type: &Type) -> &Type {
     }
 }
 
-/// Reads `PostgreSQL`'s microseconds since 2000-01-01, whose ends of the range mean infinity.
+/// Reads PostgreSQL's microseconds since 2000-01-01, whose ends of the range mean infinity.
 fn time(microseconds: i64) -> Result<Value, Box<dyn Error + Sync + Send>> {
     const EPOCH: i64 = 946_684_800_000_000;
     Ok(match microseconds {
@@ -167,7 +167,7 @@ fn time(microseconds: i64) -> Result<Value, Box<dyn Error + Sync + Send>> {
     })
 }
 
-/// Reads `PostgreSQL`'s binary form: family (2 or 3), prefix, whether cidr, length, address.
+/// Reads PostgreSQL's binary form: family (2 or 3), prefix, whether cidr, length, address.
 fn inet(raw: &[u8]) -> Option<Inet> {
     let (&[_family, prefix, cidr, _length], address) = raw.split_first_chunk()?;
     let address = if let Ok(bytes) = <[u8; 4]>::try_from(address) {
@@ -207,7 +207,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// As `PostgreSQL` prints it.
+/// As PostgreSQL prints it.
 impl fmt::Display for Inet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = match self.address {
@@ -239,13 +239,13 @@ fn write_bool(truth: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(if truth { "True" } else { "False" })
 }
 
-/// The double of the digits in which `PostgreSQL` prints a `real`, for that is what psycopg2 reads.
+/// The double of the digits in which PostgreSQL prints a `real`, for that is what psycopg2 reads.
 ///
 /// Those are the fewest digits that lie nearer to this `real` than to any other. Rust's own
 /// shortest form also takes a decimal that lies half-way, where that would be read back right
 /// (33554448 as 33554450), and of two that are as near the upper one (1861445.25 as 1861445.3).
 /// In a million values, and all powers of two, only 2^-96, 2^87 and 2^90 come out with a digit more
-/// than `PostgreSQL` 15 gives them.
+/// than PostgreSQL 15 gives them.
 fn widen(number: f32) -> f64 {
     let exact = f64::from(number);
     // Above the greatest real stands, for rounding, the power of two that would come next.
@@ -302,7 +302,7 @@ fn write_json(json: &serde_json::Value, f: &mut fmt::Formatter<'_>) -> fmt::Resu
     }
 }
 
-/// JSON with a space behind comma and colon, as `PostgreSQL` and Python write it.
+/// JSON with a space behind comma and colon, as PostgreSQL and Python write it.
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {

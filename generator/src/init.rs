@@ -11,7 +11,7 @@ pub fn init(config: &Config) -> Result<(), Failure> {
         Ok(outbox) => {
             return print(&format!("{}: the outbox is there already\n", outbox.root().display()));
         }
-        Err(_) => Outbox::create(path).map_err(|error| Failure::unavailable(&error))?,
+        Err(_) => Outbox::create(path).map_err(Failure::unavailable)?,
     };
     print(&format!(
         "{}: made the outbox. Both programs' users need to be in the group of this folder.\n\

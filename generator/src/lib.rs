@@ -9,6 +9,7 @@ mod check;
 pub mod cli;
 pub mod column;
 pub mod event;
+mod fate;
 pub mod formats;
 pub mod group;
 mod init;

@@ -1,4 +1,4 @@
-//! Detached `OpenPGP` signatures, made by GnuPG without ever asking a person for anything.
+//! Detached OpenPGP signatures, made by GnuPG without ever asking a person for anything.
 //!
 //! A key that can not sign is found when it is opened, by signing something, before there is a
 //! mail to be lost over it.

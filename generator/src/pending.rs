@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
 use outbox_config::database::connect;
-use outbox_config::logging::one_line;
-use outbox_config::program::{fit, print};
+use outbox_config::program::print;
+use outbox_config::text::{fit, one_line};
 use outbox_config::{Config, Failure};
 use serde::Serialize;
 
-use crate::formats::Decision;
+use crate::fate::Fate;
 use crate::group::{Group, ids};
-use crate::render::{fields, rehearse};
+use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns};
 use crate::tools::{Tools, claims, definitions, sender, templates};
 
@@ -60,16 +60,15 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
 
 /// What waits in the outbox, if there is one.
 fn claimed(config: &Config) -> Result<(Claims, Vec<Line>), Failure> {
-    let failed = |error| Failure::unavailable(&error);
     if !config.outbox.path.exists() {
         return Ok((Claims::default(), Vec::new()));
     }
-    let outbox = Outbox::open(&config.outbox.path).map_err(failed)?;
+    let outbox = Outbox::open(&config.outbox.path).map_err(Failure::unavailable)?;
     let claims = claims(&outbox)?;
     let mut lines = Vec::new();
-    for id in outbox.scan().map_err(failed)?.entries.keys() {
+    for id in outbox.scan().map_err(Failure::unavailable)?.entries.keys() {
         let Some(Sidecar { ticket, group, directive_ids, mark_sent: true, .. }) =
-            outbox.sidecar(id).map_err(failed)?
+            outbox.sidecar(id).map_err(Failure::unavailable)?
         else {
             continue;
         };
@@ -102,20 +101,16 @@ impl Line {
 
 /// What a run would make of the group.
 fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
-    let (state, why) = match tools.definitions.decide(group, outbox::now()) {
-        Err(error) => ("error", format!("failed to {error}")),
-        Ok(None) => ("error", "no format definition takes the group".to_owned()),
-        Ok(Some(Decision::Postponed { until, why, .. })) => {
+    let (state, why) = match Fate::of(group, &tools.definitions, columns) {
+        Fate::Impossible(why) => ("error", why),
+        Fate::Postponed { until, why, .. } => {
             let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
             ("postponed", format!("{until}{why}"))
         }
-        Ok(Some(Decision::Compose(plan))) => {
-            match (fields(&plan).find(|field| !columns.has(field)), rehearse(tools, group, &plan)) {
-                (Some(field), _) => ("error", format!("the table events lacks the column {field}")),
-                (None, Err(error)) => ("error", format!("{error:#}")),
-                (None, Ok(())) => ("due", format!("format {}", plan.format)),
-            }
-        }
+        Fate::Due(plan) => match rehearse(tools, group, &plan) {
+            Err(error) => ("error", format!("{error:#}")),
+            Ok(()) => ("due", format!("format {}", plan.format)),
+        },
     };
     let list = ids(group.directive_ids.iter().map(|id| id.0));
     Line::new(state, &group.key, group.directive_ids.len(), list, why)

@@ -30,12 +30,12 @@ pub fn render(
     now: Timestamp,
 ) -> anyhow::Result<Vec<(NewMail, Vec<u8>)>> {
     let to = recipients(&group.key.recipient_address)?;
+    let occasion = Occasion { group, events, ticket, now, to: &to };
     let envelope_to = to.iter().map(|address| address.as_str().to_owned()).collect();
-    let mut mails = vec![letter(tools, group, &plan.mail, events, ticket, now, &to, envelope_to)?];
+    let mut mails = vec![occasion.letter(tools, &plan.mail, envelope_to)?];
     mails[0].0.directive_ids.clone_from(&group.directive_ids);
     for copy in &plan.copies {
-        let envelope_to = copy.envelope_to.clone();
-        mails.push(letter(tools, group, &copy.mail, events, ticket, now, &to, envelope_to)?);
+        mails.push(occasion.letter(tools, &copy.mail, copy.envelope_to.clone())?);
     }
     Ok(mails)
 }
@@ -57,48 +57,57 @@ pub fn fields(plan: &Plan) -> impl Iterator<Item = &Field> {
         .flat_map(|mail| mail.columns.iter().map(|column| &column.field))
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site, and each is a thing of its own")]
-fn letter(
-    tools: &mut Tools,
-    group: &Group,
-    plan: &MailPlan,
-    events: &Events,
-    ticket: &Ticket,
+/// What a mail and its copies have in common.
+struct Occasion<'a> {
+    group: &'a Group,
+    events: &'a Events,
+    ticket: &'a Ticket,
     now: Timestamp,
-    to: &[Address],
-    envelope_to: Vec<String>,
-) -> anyhow::Result<(NewMail, Vec<u8>)> {
-    let csv = table(group, plan, events)?;
-    let inline = if plan.data == Data::Inline { csv.as_str() } else { "" };
-    let Filled { subject, body } =
-        fill(&tools.templates.get(&plan.template)?, plan, group, ticket, inline)?;
-    let message_id = MessageId::new(ticket, &tools.sender.address)?;
-    let attachment = (plan.data == Data::Attachment).then_some(Attachment {
-        file_name: "events.csv",
-        content_type: "text/csv; charset=utf-8",
-        bytes: csv.as_bytes(),
-    });
-    let letter = Letter {
-        from: &tools.sender,
-        to,
-        subject: &subject,
-        body: &body,
-        attachment,
-        date: now,
-        message_id: &message_id,
-        ticket,
-    };
-    let bytes = compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
-    let mail = NewMail {
-        ticket: ticket.clone(),
-        message_id: message_id.as_str().to_owned(),
-        created_at: now,
-        subject,
-        envelope: Envelope { from: tools.envelope_from.of(ticket), to: envelope_to },
-        directive_ids: Vec::new(),
-        group: group.key.clone(),
-    };
-    Ok((mail, bytes))
+    to: &'a [Address],
+}
+
+impl Occasion<'_> {
+    /// Makes one mail. It claims nothing yet.
+    fn letter(
+        &self,
+        tools: &mut Tools,
+        plan: &MailPlan,
+        envelope_to: Vec<String>,
+    ) -> anyhow::Result<(NewMail, Vec<u8>)> {
+        let &Self { group, events, ticket, now, to } = self;
+        let csv = table(group, plan, events)?;
+        let inline = if plan.data == Data::Inline { csv.as_str() } else { "" };
+        let Filled { subject, body } =
+            fill(&tools.templates.get(&plan.template)?, plan, group, ticket, inline)?;
+        let message_id = MessageId::new(ticket, &tools.sender.address)?;
+        let attachment = (plan.data == Data::Attachment).then_some(Attachment {
+            file_name: "events.csv",
+            content_type: "text/csv; charset=utf-8",
+            bytes: csv.as_bytes(),
+        });
+        let letter = Letter {
+            from: &tools.sender,
+            to,
+            subject: &subject,
+            body: &body,
+            attachment,
+            date: now,
+            message_id: &message_id,
+            ticket,
+        };
+        let bytes =
+            compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
+        let mail = NewMail {
+            ticket: ticket.clone(),
+            message_id: message_id.as_str().to_owned(),
+            created_at: now,
+            subject,
+            envelope: Envelope { from: tools.envelope_from.of(ticket), to: envelope_to },
+            directive_ids: Vec::new(),
+            group: group.key.clone(),
+        };
+        Ok((mail, bytes))
+    }
 }
 
 /// The group's events as CSV. An event that two directives are about has one row.

@@ -11,7 +11,8 @@ use postgres::{Client, Transaction};
 use tracing::{debug, error, info, warn};
 
 use crate::column::Field;
-use crate::formats::{Decision, Plan};
+use crate::fate::Fate;
+use crate::formats::Plan;
 use crate::group::{Group, ids};
 use crate::render::{fields, render};
 use crate::store::{self, BadGroup, EventColumns, Pending};
@@ -41,10 +42,8 @@ struct Summary {
 pub fn run(config: &Config) -> Result<(), Failure> {
     let mut tools = Tools::load(config)?;
     let database = config.database()?;
-    let outbox = Outbox::open(&config.outbox.path).map_err(|error| Failure::unavailable(&error))?;
-    let Some(mut generator) =
-        outbox.lock_generator().map_err(|error| Failure::unavailable(&error))?
-    else {
+    let outbox = Outbox::open(&config.outbox.path).map_err(Failure::unavailable)?;
+    let Some(mut generator) = outbox.lock_generator().map_err(Failure::unavailable)? else {
         info!("another outbox-generator writes into this outbox: nothing to do");
         return Ok(());
     };
@@ -83,7 +82,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 }
 
 fn recover(generator: &Generator<'_>) -> Result<(), Failure> {
-    let recovered = generator.recover().map_err(|error| Failure::unavailable(&error))?;
+    let recovered = generator.recover().map_err(Failure::unavailable)?;
     let (published, removed) = (recovered.published.len(), recovered.removed.len());
     if published + removed > 0 {
         warn!(published, removed, "an earlier run was interrupted: ended its work");
@@ -135,28 +134,16 @@ impl Writer<'_, '_, '_> {
 
     /// The group's plan, if it becomes a mail now.
     fn decide(&mut self, group: &Group) -> Option<Plan> {
-        let decided = self.tools.definitions.decide(group, outbox::now());
-        let reason = match decided {
-            Ok(Some(Decision::Compose(plan))) => {
-                let lacking = fields(&plan).find(|field| !self.columns.has(field));
-                match lacking {
-                    None => return Some(*plan),
-                    Some(field) => {
-                        format!("format {}: the table events lacks the column {field}", plan.format)
-                    }
-                }
-            }
-            Ok(Some(Decision::Postponed { format, until, why })) => {
+        match Fate::of(group, &self.tools.definitions, self.columns) {
+            Fate::Due(plan) => return Some(*plan),
+            Fate::Impossible(reason) => self.fail_group(group, &reason),
+            Fate::Postponed { format, until, why } => {
                 self.summary.postponed += 1;
                 let until = until.map(|until| format!("{until:.0}")).unwrap_or_default();
                 let recipient = &group.key.recipient_address;
                 debug!(%recipient, %format, until, "postponed: {why}");
-                return None;
             }
-            Ok(None) => "no format definition takes the group".to_owned(),
-            Err(error) => format!("failed to {error}"),
-        };
-        self.fail_group(group, &reason);
+        }
         None
     }
 
@@ -182,9 +169,7 @@ impl Writer<'_, '_, '_> {
                 Ok(mails) => {
                     for (mail, bytes) in mails {
                         drafts.push(
-                            self.generator
-                                .draft(mail, &bytes)
-                                .map_err(|error| Failure::unavailable(&error))?,
+                            self.generator.draft(mail, &bytes).map_err(Failure::unavailable)?,
                         );
                     }
                     debug!(
@@ -196,7 +181,7 @@ impl Writer<'_, '_, '_> {
         }
         let copies = drafts.iter().filter(|draft| !draft.sidecar().mark_sent).count();
         let written = drafts.len();
-        self.generator.publish(drafts).map_err(|error| Failure::unavailable(&error))?;
+        self.generator.publish(drafts).map_err(Failure::unavailable)?;
         self.summary.mails += written - copies;
         self.summary.copies += copies;
         Ok(())

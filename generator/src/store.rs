@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
 use outbox_config::Failure;
-use outbox_config::database::describe;
+use outbox_config::database::{describe, missing_grants};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::{Client, Row, Transaction};
@@ -226,7 +226,7 @@ impl EventColumns {
 
     /// Whether an event has the field: a column of the table, or anything in `extra`.
     pub fn has(&self, field: &Field) -> bool {
-        self.0.contains_key(column_of(field))
+        self.0.contains_key(field.column())
     }
 
     /// How the column stands in a `SELECT`: as it is, or as text where its type is not one that
@@ -234,14 +234,6 @@ impl EventColumns {
     fn select(&self, column: &str) -> Option<String> {
         let quoted = format!("\"{}\"", column.replace('"', "\"\""));
         self.0.get(column).map(|&native| if native { quoted } else { format!("{quoted}::text") })
-    }
-}
-
-/// The column of the table `events` that a field is in.
-fn column_of(field: &Field) -> &str {
-    match field {
-        Field::Event(name) => name,
-        Field::Extra(_) => "extra",
     }
 }
 
@@ -253,7 +245,7 @@ pub fn load_events(
     ids: &BTreeSet<EventId>,
     fields: &BTreeSet<&Field>,
 ) -> anyhow::Result<HashMap<EventId, Event>> {
-    let names: BTreeSet<&str> = fields.iter().map(|field| column_of(field)).collect();
+    let names: BTreeSet<&str> = fields.iter().map(|field| field.column()).collect();
     let (names, selected): (Vec<String>, Vec<String>) =
         names.into_iter().filter_map(|name| Some((name.to_owned(), columns.select(name)?))).unzip();
     let names: Arc<[String]> = names.into();
@@ -339,20 +331,29 @@ fn draw(
 
 /// The rights that a run needs and this role lacks, each as the `GRANT` that gives it.
 pub fn missing_rights(client: &mut Client) -> anyhow::Result<Vec<String>> {
-    let rows = client.query(
-        "SELECT format('GRANT %s ON %s TO %I;', privilege, relation, current_user)
-           FROM (VALUES ('events', 'SELECT'), ('directives', 'SELECT'), ('directives', 'UPDATE'),
-                        ('sent', 'SELECT'), ('ticket_day', 'SELECT'), ('ticket_day', 'UPDATE'))
-                AS needed (relation, privilege)
-          WHERE NOT (has_table_privilege(relation, privilege)
-                     OR has_any_column_privilege(relation, privilege))
-         UNION ALL
-         SELECT 'ALTER SEQUENCE intelmq_ticket_seq OWNER TO eventdb_send_notifications; -- and '
+    find_missing_rights(client).map_err(|error| anyhow!("{}", describe(&error)))
+}
+
+fn find_missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Error> {
+    let mut missing = missing_grants(
+        client,
+        &[
+            ("events", None, "SELECT"),
+            ("directives", None, "SELECT"),
+            // FOR KEY SHARE asks for it.
+            ("directives", Some("sent_id"), "UPDATE"),
+            ("sent", None, "SELECT"),
+            ("ticket_day", None, "SELECT"),
+            ("ticket_day", Some("initialized_for_day"), "UPDATE"),
+        ],
+    )?;
+    let sequence = client.query(
+        "SELECT 'ALTER SEQUENCE intelmq_ticket_seq OWNER TO eventdb_send_notifications; '
                 || format('GRANT eventdb_send_notifications TO %I;', current_user)
           WHERE NOT (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
                       WHERE oid = 'intelmq_ticket_seq'::regclass)",
         &[],
-    );
-    let rows = rows.map_err(|error| anyhow!("{}", describe(&error)))?;
-    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+    )?;
+    missing.extend(sequence.iter().map(|row| row.get::<_, String>(0)));
+    Ok(missing)
 }

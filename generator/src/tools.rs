@@ -64,7 +64,7 @@ fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Fail
 /// The format definitions.
 pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
     Definitions::load(config.script_directory()?)
-        .map_err(|error| anyhow!("failed to {:#}", anyhow::Error::new(error)))
+        .map_err(anyhow::Error::new)
         .map_err(Failure::Configuration)
 }
 
@@ -82,7 +82,7 @@ pub fn templates(config: &Config) -> Result<Templates, Failure> {
 pub fn claims(outbox: &Outbox) -> Result<Claims, Failure> {
     outbox.claims().map_err(|error| {
         Failure::Failed(anyhow!(
-            "failed to {error}; what it claims is not known, so nothing is written until it is \
+            "{error}; what it claims is not known, so nothing is written until it is \
              mended or moved away (its directives are then written anew)"
         ))
     })

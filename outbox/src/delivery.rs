@@ -1,6 +1,7 @@
 //! The delivery record: what the relay said of a mail so far. Only the deliverer writes it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -139,4 +140,14 @@ pub enum RecipientState {
     Rejected,
     /// Taken.
     Accepted,
+}
+
+impl fmt::Display for RecipientState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deferred => "deferred",
+            Self::Rejected => "rejected",
+            Self::Accepted => "accepted",
+        })
+    }
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 /// The result of an operation on the outbox.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation on the outbox failed. The texts complete "failed to …" and name the file.
+/// Why an operation on the outbox failed. The texts name the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused; `action` says what was tried.
-    #[error("{action} {}: {cause}", path.display())]
+    #[error("failed to {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, as a verb: "open", "rename into".
+        /// What was tried, as a verb: "open", "rename".
         action: &'static str,
         /// Where.
         path: PathBuf,
@@ -21,7 +21,7 @@ pub enum Error {
     },
 
     /// A file of the outbox holds something else than it must.
-    #[error("read {}: {reason}", path.display())]
+    #[error("failed to read {}: {reason}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum Error {
 
     /// The folder is no outbox.
     #[error(
-        "use {} as an outbox: {reason} (is its file system mounted? `outbox-generator init` makes a \
+        "failed to use {} as an outbox: {reason} (is its file system mounted? `outbox-generator init` makes a \
          new outbox, or what is missing of one)",
         path.display()
     )]
@@ -43,15 +43,15 @@ pub enum Error {
     },
 
     /// Not `YYYYMMDD-NNNNNNNN`.
-    #[error("read {0:?} as a ticket (YYYYMMDD-NNNNNNNN)")]
+    #[error("failed to read {0:?} as a ticket (YYYYMMDD-NNNNNNNN)")]
     Ticket(String),
 
     /// Not a Maildir unique name of ours.
-    #[error("read {0:?} as a mail id (ASCII letters, digits, '.', '-' and '_')")]
+    #[error("failed to read {0:?} as a mail id (ASCII letters, digits, '.', '-' and '_')")]
     MailId(String),
 
     /// Not 64 lower case hex digits.
-    #[error("read {0:?} as a SHA-256 digest")]
+    #[error("failed to read {0:?} as a SHA-256 digest")]
     Digest(String),
 }
 

@@ -14,12 +14,14 @@ use lettre::transport::smtp::{
 use rustls::{ClientConfig, pki_types::ServerName};
 use tracing::debug;
 
+use outbox_config::SmtpTls as Tls;
+
 use super::{
     auth,
     capabilities::Capabilities,
     link::Link,
-    outcome::Verdict,
-    relay::{Deadlines, Relay, Tls},
+    outcome::Meaning,
+    relay::{Deadlines, Relay},
     reply::{self, Parsed, Reply},
     tls,
     trouble::{Cause, Phase, RelayTrouble},
@@ -193,9 +195,9 @@ impl Connection {
         let reply = self.read_reply(deadline).map_err(|cause| self.fail(phase, cause))?;
         let reply = self.hidden.iter().fold(reply, |reply, secret| reply.without(secret));
         debug!(?phase, %reply);
-        match Verdict::of(&reply) {
-            Verdict::Closing => Err(self.fail(phase, Cause::Answered(reply))),
-            Verdict::GoOn | Verdict::Refused(_) => Ok(reply),
+        match Meaning::of(&reply) {
+            Meaning::Closing => Err(self.fail(phase, Cause::Answered(reply))),
+            Meaning::GoOn | Meaning::Refused(_) => Ok(reply),
         }
     }
 
@@ -215,7 +217,7 @@ impl Connection {
             }
         }
         let cause = match reply::parse(&self.received) {
-            Ok(Parsed::Complete { reply, .. }) if Verdict::of(&reply) == Verdict::Closing => {
+            Ok(Parsed::Complete { reply, .. }) if Meaning::of(&reply) == Meaning::Closing => {
                 Cause::Answered(reply)
             }
             Ok(Parsed::Complete { reply, .. }) => {

@@ -14,28 +14,30 @@ const LONGEST_LINE: usize = 998;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no message.
-    #[error("send the mail: it is empty")]
+    #[error("failed to send the mail: it is empty")]
     Empty,
     /// A line holds a CR that isn't followed by LF. Relays differ in what they make of it (SMTP smuggling).
-    #[error("send the mail: line {line} has a carriage return (CR) in its midst")]
+    #[error("failed to send the mail: line {line} has a carriage return (CR) in its midst")]
     BareCr {
         /// Counted from 1.
         line: usize,
     },
     /// A line ends with LF alone. Relays differ in what they make of it (SMTP smuggling).
-    #[error("send the mail: line {line} ends with a bare line feed (LF)")]
+    #[error("failed to send the mail: line {line} ends with a bare line feed (LF)")]
     BareLf {
         /// Counted from 1.
         line: usize,
     },
     /// A line holds a NUL, which RFC 5321 (section 4.5.2) forbids in effect, and RFC 5322 outright.
-    #[error("send the mail: line {line} holds a NUL")]
+    #[error("failed to send the mail: line {line} holds a NUL")]
     Nul {
         /// Counted from 1.
         line: usize,
     },
     /// A line has more than 998 bytes, CRLF not counted.
-    #[error("send the mail: line {line} has {length} bytes, and 998 is the most that SMTP allows")]
+    #[error(
+        "failed to send the mail: line {line} has {length} bytes, and 998 is the most that SMTP allows"
+    )]
     LongLine {
         /// Counted from 1.
         line: usize,
@@ -43,19 +45,25 @@ pub enum Refusal {
         length: usize,
     },
     /// An address holds a control character and would break the command it stands in.
-    #[error("send the mail: the address {0:?} holds a control character")]
+    #[error("failed to send the mail: the address {0:?} holds a control character")]
     Address(String),
     /// An address isn't ASCII, and the relay has no SMTPUTF8.
-    #[error("send the mail: the address {0:?} is not ASCII, and the relay does not offer SMTPUTF8")]
+    #[error(
+        "failed to send the mail: the address {0:?} is not ASCII, and the relay does not offer SMTPUTF8"
+    )]
     AddressNeedsSmtpUtf8(String),
     /// The header holds raw UTF-8 (RFC 6532), and the relay has no SMTPUTF8.
-    #[error("send the mail: its header is not ASCII, and the relay does not offer SMTPUTF8")]
+    #[error(
+        "failed to send the mail: its header is not ASCII, and the relay does not offer SMTPUTF8"
+    )]
     HeaderNeedsSmtpUtf8,
     /// The body isn't ASCII, and the relay has no 8BITMIME.
-    #[error("send the mail: its body is not ASCII, and the relay does not offer 8BITMIME")]
+    #[error(
+        "failed to send the mail: its body is not ASCII, and the relay does not offer 8BITMIME"
+    )]
     BodyNeedsEightBitMime,
     /// The message is larger than the relay takes.
-    #[error("send the mail: it has {size} bytes, and the relay takes {limit} at most")]
+    #[error("failed to send the mail: it has {size} bytes, and the relay takes {limit} at most")]
     TooLarge {
         /// The message's size in bytes.
         size: usize,

@@ -53,8 +53,9 @@ pub use lettre::{
     transport::smtp::{authentication::Credentials, extension::ClientId},
 };
 pub use message::{Refusal, check_message};
+pub use outbox_config::SmtpTls as Tls;
 pub use outcome::{Attempt, Outcome, Recipient};
-pub use relay::{Deadlines, Relay, Tls};
+pub use relay::{Deadlines, Relay};
 pub use reply::{Malformed, Reply};
 pub use transaction::SendOptions;
 pub use trouble::{Cause, Phase, RelayTrouble};

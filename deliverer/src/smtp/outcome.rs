@@ -62,7 +62,7 @@ impl Attempt {
 ///
 /// Which 2xx or 3xx is the right one is for the step to say.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Meaning {
     /// 2xx or 3xx.
     GoOn,
     /// 4xx or 5xx, with what it makes of a recipient.
@@ -71,7 +71,7 @@ pub(super) enum Verdict {
     Closing,
 }
 
-impl Verdict {
+impl Meaning {
     pub fn of(reply: &Reply) -> Self {
         match reply.code() {
             421 => Self::Closing,

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
+use outbox_config::SmtpTls as Tls;
 
 /// A relay and how to speak to it.
 #[derive(Clone, Debug)]
@@ -21,17 +22,6 @@ pub struct Relay {
     pub credentials: Option<Credentials>,
     /// The name we give ourselves in EHLO.
     pub hello_name: ClientId,
-}
-
-/// Whether and when TLS begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// Never.
-    None,
-    /// After STARTTLS (RFC 3207), which the relay must offer: it never goes on in plaintext.
-    StartTls,
-    /// At once (RFC 8314).
-    Implicit,
 }
 
 /// How long the relay may take. Each is absolute: a byte now and then doesn't extend it.

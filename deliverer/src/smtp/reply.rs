@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Formatter, Write};
 
-use outbox_config::logging::is_hidden;
+use outbox_config::text::is_hidden;
 
 /// The most that a reply may take, over all of its lines, in bytes.
 const LONGEST: usize = 64 * 1024;

@@ -948,7 +948,7 @@ fn a_relay_that_cannot_be_reached_is_told_within_the_deadline() {
     let relay = Relay { port: closed, ..to(&server) };
     let why = try_open(&relay, &patient()).unwrap_err();
     assert_eq!(trouble(Some(&why)), "Connect Unreachable");
-    assert!(why.to_string().starts_with("connect to the relay: 127.0.0.1:"), "{why}");
+    assert!(why.to_string().starts_with("failed to connect to the relay: 127.0.0.1:"), "{why}");
 
     let relay = Relay { host: "no-such-host.invalid".into(), ..to(&server) };
     let deadlines = Deadlines { connect: Duration::from_millis(500), ..patient() };

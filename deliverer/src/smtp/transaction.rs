@@ -22,7 +22,7 @@ use lettre::{
 use super::{
     connection::{Connection, HandOver, State},
     message::{Content, FINAL_DOT},
-    outcome::{Attempt, Outcome, Recipient, Verdict},
+    outcome::{Attempt, Meaning, Outcome, Recipient},
     reply::Reply,
     trouble::{Cause, Phase, RelayTrouble},
 };
@@ -176,30 +176,30 @@ impl<'a> Transaction<'a> {
     }
 
     fn answer(&mut self, step: Step, reply: &Reply) -> Result<(), RelayTrouble> {
-        match (step, Verdict::of(reply)) {
-            (Step::Mail, Verdict::Refused(outcome)) => {
+        match (step, Meaning::of(reply)) {
+            (Step::Mail, Meaning::Refused(outcome)) => {
                 self.mail = MailReply::Refused;
                 for recipient in &mut *self.recipients {
                     recipient.outcome = outcome.clone();
                 }
             }
-            (Step::Mail, Verdict::GoOn) if reply.is_positive() => self.mail = MailReply::Taken,
+            (Step::Mail, Meaning::GoOn) if reply.is_positive() => self.mail = MailReply::Taken,
 
             // After a refused MAIL, these are told already.
-            (Step::Rcpt(_) | Step::Data, Verdict::Refused(_))
+            (Step::Rcpt(_) | Step::Data, Meaning::Refused(_))
                 if self.mail == MailReply::Refused => {}
-            (Step::Rcpt(_), Verdict::GoOn) if self.mail == MailReply::Refused => {
+            (Step::Rcpt(_), Meaning::GoOn) if self.mail == MailReply::Refused => {
                 self.contradicts_itself = true;
             }
 
-            (Step::Rcpt(index), Verdict::Refused(outcome)) => {
+            (Step::Rcpt(index), Meaning::Refused(outcome)) => {
                 self.recipients[index].outcome = outcome;
             }
             // 251 and 252 too: RFC 5321, section 4.1.1.3.
-            (Step::Rcpt(index), Verdict::GoOn) if reply.is_positive() => self.taken.push(index),
+            (Step::Rcpt(index), Meaning::GoOn) if reply.is_positive() => self.taken.push(index),
 
-            (Step::Data, Verdict::Refused(outcome)) => self.decide(&outcome),
-            (Step::Data, Verdict::GoOn) if reply.code() == 354 => self.go_ahead = true,
+            (Step::Data, Meaning::Refused(outcome)) => self.decide(&outcome),
+            (Step::Data, Meaning::GoOn) if reply.code() == 354 => self.go_ahead = true,
 
             (step, _) => {
                 let cause =
@@ -235,8 +235,8 @@ impl<'a> Transaction<'a> {
                 return Err(trouble);
             }
         };
-        match Verdict::of(&reply) {
-            Verdict::Refused(outcome) => self.decide(&outcome),
+        match Meaning::of(&reply) {
+            Meaning::Refused(outcome) => self.decide(&outcome),
             _ if reply.code() == 250 => self.decide(&Outcome::Accepted(reply)),
             _ => {
                 self.decide(&Outcome::Uncertain(Some(reply.clone())));
@@ -261,8 +261,8 @@ impl<'a> Transaction<'a> {
             }
         };
         self.connection.state = State::Closed;
-        let trouble = match heard.map(|reply| (Verdict::of(&reply), reply)) {
-            Ok((Verdict::Refused(outcome), _)) => {
+        let trouble = match heard.map(|reply| (Meaning::of(&reply), reply)) {
+            Ok((Meaning::Refused(outcome), _)) => {
                 self.decide(&outcome);
                 return Ok(());
             }

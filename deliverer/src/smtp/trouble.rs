@@ -60,7 +60,7 @@ impl Display for Phase {
 
 /// A failure that is the relay's, or the way's to it, and counts against no mail.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{phase}: {cause}")]
+#[error("failed to {phase}: {cause}")]
 pub struct RelayTrouble {
     /// At which step.
     pub phase: Phase,

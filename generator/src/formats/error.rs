@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::plan::FormatName;
 
-/// Why the definitions can't be used. The texts complete "failed to …".
+/// Why the definitions can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The folder can't be read.
-    #[error("read the folder of format definitions {}", path.display())]
+    #[error("failed to read the folder of format definitions {}", path.display())]
     Folder {
         /// `script_directory` of the configuration.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum LoadError {
     },
 
     /// The folder was read, and this is wrong in its files.
-    #[error("read the format definitions: {}", Listed(.0))]
+    #[error("failed to read the format definitions: {}", Listed(.0))]
     Definitions(Vec<Problem>),
 }
 
@@ -55,12 +55,12 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
-/// Why the definitions can't say what becomes of a group. The texts complete "failed to …".
+/// Why the definitions can't say what becomes of a group.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
     /// A rule asks for the age of the observation, and the group does not say when that was.
     #[error(
-        "decide by the format {format}: `observation_younger_than` needs `time.observation` in \
+        "failed to decide by the format {format}: `observation_younger_than` needs `time.observation` in \
          the aggregate identifier, and there is none"
     )]
     NoObservation {
@@ -70,7 +70,7 @@ pub enum DecideError {
 
     /// A rule asks for the age of the observation, and what the group says is no time.
     #[error(
-        "decide by the format {format}: `observation_younger_than` can't read \
+        "failed to decide by the format {format}: `observation_younger_than` can't read \
          `time.observation` {value:?} of the aggregate identifier"
     )]
     Observation {

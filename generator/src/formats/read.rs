@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::str::FromStr;
 
 use jiff::SignedDuration;
 use outbox_config::parse_duration;
@@ -15,6 +14,7 @@ use super::plan::{Data, TemplateChoice, Text};
 use super::postpone::Postpone;
 use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
 use super::toml_table::{Problems, Table, Value, hint};
+use crate::address::Address;
 use crate::column::{Column, Field};
 
 /// Names whose value every mail gives itself.
@@ -262,11 +262,9 @@ impl Reader<'_> {
         let mut addresses = Vec::new();
         for value in values {
             let Some(text) = value.string(&mut self.problems) else { continue };
-            match lettre::Address::from_str(text) {
-                Ok(_) => addresses.push(text.to_owned()),
-                Err(error) => {
-                    value.report(&mut self.problems, format!("{text:?} is no address: {error}"));
-                }
+            match text.parse::<Address>() {
+                Ok(address) => addresses.push(address.as_str().to_owned()),
+                Err(error) => value.report(&mut self.problems, error.to_string()),
             }
         }
         addresses

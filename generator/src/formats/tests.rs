@@ -255,10 +255,10 @@ fn all_problems_of_all_files_are_told_at_once() {
 }
 
 #[test]
-fn the_error_completes_failed_to_and_lists_the_problems_in_one_line() {
+fn the_error_lists_the_problems_in_one_line() {
     let folder = folder(&[("10-a.toml", "a = 1\nb = 2\n")]);
     let error = Definitions::load(folder.path()).expect_err("unknown keys").to_string();
-    assert!(error.starts_with("read the format definitions: /"), "{error}");
+    assert!(error.starts_with("failed to read the format definitions: /"), "{error}");
     assert!(error.contains("10-a.toml:1:1: unknown") && error.contains("; /"), "{error}");
     assert!(!error.contains('\n'));
 }
@@ -268,7 +268,10 @@ fn a_missing_folder_and_an_unreadable_file_are_errors_that_name_them() {
     let folder = folder(&[]);
     let missing = folder.path().join("missing");
     let error = Definitions::load(&missing).expect_err("no folder").to_string();
-    assert_eq!(error, format!("read the folder of format definitions {}", missing.display()));
+    assert_eq!(
+        error,
+        format!("failed to read the folder of format definitions {}", missing.display())
+    );
 
     fs::create_dir(folder.path().join("10-folder.toml")).expect("a folder");
     fs::write(folder.path().join("20-latin1.toml"), b"name = \"\xfc\"").expect("a file");
@@ -361,7 +364,7 @@ fn a_copy_needs_addresses() {
     assert!(problem("[[copy]]\nenvelope_to = []").ends_with("`envelope_to` is empty"));
     assert!(
         problem("[[copy]]\nenvelope_to = [\"a@b.example\", \"nobody\"]")
-            .starts_with("10-test.toml:2:31: \"nobody\" is no address")
+            .starts_with("10-test.toml:2:31: failed to read the mail address \"nobody\"")
     );
 }
 

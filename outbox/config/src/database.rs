@@ -88,6 +88,28 @@ pub fn describe(error: &postgres::Error) -> String {
     text
 }
 
+/// A right on a table: its name, a column if one is enough, and the privilege.
+pub type Right = (&'static str, Option<&'static str>, &'static str);
+
+/// Of the rights `needed`, those that this connection's role lacks, each as the `GRANT` that gives it.
+pub fn missing_grants(
+    client: &mut Client,
+    needed: &[Right],
+) -> Result<Vec<String>, postgres::Error> {
+    let tables: Vec<&str> = needed.iter().map(|right| right.0).collect();
+    let columns: Vec<Option<&str>> = needed.iter().map(|right| right.1).collect();
+    let privileges: Vec<&str> = needed.iter().map(|right| right.2).collect();
+    let rows = client.query(
+        "SELECT format('GRANT %s ON %s TO %I;', privilege || coalesce(format(' (%I)', col), ''),
+                       relation, current_user)
+           FROM unnest($1::text[], $2::text[], $3::text[]) AS needed (relation, col, privilege)
+          WHERE NOT CASE WHEN col IS NULL THEN has_table_privilege(relation, privilege)
+                         ELSE has_column_privilege(relation, col, privilege) END",
+        &[&tables, &columns, &privileges],
+    )?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
 fn tls_config(mode: SslMode, root: Option<&Path>) -> anyhow::Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()

@@ -15,9 +15,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// [`Failure::Unavailable`] for an error that completes "failed to …".
-    pub fn unavailable(error: &impl fmt::Display) -> Self {
-        Self::Unavailable(anyhow::anyhow!("failed to {error}"))
+    /// [`Failure::Unavailable`] for an error of another crate.
+    pub fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Unavailable(anyhow::Error::new(error))
+    }
+
+    /// What went wrong, its kind forgotten.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Failed(error) | Self::Unavailable(error) | Self::Configuration(error) => error,
+        }
     }
 
     /// What the program's process ends with: 1, 75 or 78.

@@ -169,15 +169,12 @@ fn check_keys(file: &Path, section: &str, map: &Map<String, Value>) -> Result<()
 /// The known key that is written most alike, in its own section or, moved there, in another.
 fn nearest(key: &str) -> &'static str {
     let name = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    let likeness = |known: &&&str| {
+    let likeness = |known: &str| {
         let whole = strsim::jaro_winkler(known, key);
         let moved = strsim::jaro_winkler(&name(known), &name(key)) - 0.05;
-        // Comparable as integers; floats have no total order.
-        #[expect(clippy::cast_possible_truncation, reason = "between -0.05 and 1")]
-        let thousandths = (whole.max(moved) * 1000.0) as i64;
-        thousandths
+        whole.max(moved)
     };
-    KEYS.iter().max_by_key(likeness).expect("there are keys")
+    KEYS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).expect("there are keys")
 }
 
 /// Mailgen's rule: within a section, the later file's keys replace the earlier's.

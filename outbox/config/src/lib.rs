@@ -1,5 +1,5 @@
 //! The configuration file that both programs read, and what is set up straight from it: the log,
-//! the connection to PostgreSQL, and a program's beginning and end.
+//! the connection to PostgreSQL, a program's beginning and end, and how it shows text.
 //!
 //! The file is that of IntelMQ Mailgen, with sections of our own. docs/configuration.md tells
 //! every key.
@@ -12,6 +12,7 @@ pub mod logging;
 pub mod program;
 mod secret;
 mod settings;
+pub mod text;
 pub mod tls;
 
 pub use duration::parse_duration;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use tracing::{Level, error};
 
+use crate::text::one_line;
 use crate::{Config, Failure, logging};
 
 /// The arguments that every command takes.
@@ -55,14 +56,6 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// At most `width` characters of `text`, with an ellipsis in place of what is cut off.
-pub fn fit(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
 /// One thing that `check` looks at: its name, and a function that says how it is.
 pub type Check = (&'static str, fn(&Config) -> anyhow::Result<String>);
 
@@ -77,7 +70,7 @@ pub fn check(config: &Config, checks: &[Check]) -> Result<(), Failure> {
                 format!("WRONG {name}: {error:#}")
             }
         };
-        print(&format!("{}\n", logging::one_line(&line)))?;
+        print(&format!("{}\n", one_line(&line)))?;
     }
     if wrong.is_empty() {
         return Ok(());

@@ -142,11 +142,18 @@ pub enum SmtpTls {
 }
 
 impl SmtpSettings {
+    /// The host without the brackets that an IPv6 address may stand in.
+    pub fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// Whether the host is this one, by name or address.
     pub fn is_loopback(&self) -> bool {
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
         self.host == "localhost"
-            || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            || self
+                .bare_host()
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// How the connection is encrypted.

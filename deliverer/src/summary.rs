@@ -1,0 +1,70 @@
+//! What is told of a run: a line for each mail, and the sum at the end.
+
+use outbox::{DeliveryRecord, DeliveryState, RecipientState, Sidecar};
+use tracing::{error, info, warn};
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Mails the relay took.
+    pub relayed: usize,
+    /// Mails that are to be tried again.
+    pub deferred: usize,
+    /// Mails that wait for a person since this run.
+    pub held: usize,
+    /// Mails that were marked and finished.
+    pub finished: usize,
+    /// Mails that were relayed and are not marked.
+    pub unmarked: usize,
+    /// Mails and files that an ERROR line was written about.
+    pub errors: usize,
+    /// Whether the relay was in trouble at the end.
+    pub relay_trouble: bool,
+}
+
+impl Summary {
+    /// One line for what came of an attempt, and one for each recipient that lacks the mail.
+    pub fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord, uncertain: bool) {
+        let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
+        let attempts = record.attempts;
+        let replies = || {
+            let open = record.recipients.iter();
+            let open = open.filter(|(_, outcome)| outcome.state != RecipientState::Accepted);
+            open.map(|(address, outcome)| format!("{address}: {}", outcome.reply))
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        match record.state {
+            DeliveryState::Accepted => {
+                let missing = replies();
+                if missing.is_empty() {
+                    info!(%ticket, %mail, attempts, "relayed");
+                } else {
+                    self.errors += 1;
+                    error!(%ticket, %mail, attempts, "relayed, but not to all recipients: {missing}");
+                }
+            }
+            DeliveryState::Deferred => {
+                self.deferred += 1;
+                let next =
+                    record.next_attempt_at.map(|next| format!("{next:.0}")).unwrap_or_default();
+                let words = replies();
+                if uncertain {
+                    warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");
+                } else {
+                    warn!(%ticket, %mail, attempts, next, "deferred: {words}");
+                }
+            }
+            DeliveryState::Rejected | DeliveryState::Expired | DeliveryState::Held => {
+                self.held += 1;
+                self.errors += 1;
+                let (what, why) = match record.state {
+                    DeliveryState::Rejected => ("rejected by the relay", replies()),
+                    DeliveryState::Expired => ("given up after too long", replies()),
+                    _ => ("not sent", record.reason.clone().unwrap_or_default()),
+                };
+                error!(%ticket, %mail, attempts, "{what}, and held until its flag is cleared: {why}");
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What becomes of a group now: for `run`, which does it, and `pending`, which tells.
+
+use jiff::Timestamp;
+
+use crate::formats::{Decision, Definitions, FormatName, Plan};
+use crate::group::Group;
+use crate::render::fields;
+use crate::store::EventColumns;
+
+/// What becomes of a group now.
+pub enum Fate {
+    /// It becomes a mail.
+    Due(Box<Plan>),
+    /// It waits.
+    Postponed {
+        /// The format that took it.
+        format: FormatName,
+        /// From when on it is due, if that is known.
+        until: Option<Timestamp>,
+        /// What for.
+        why: String,
+    },
+    /// It can't become a mail as things are: why.
+    Impossible(String),
+}
+
+impl Fate {
+    /// Asks the definitions, and whether the events have what the plan shows.
+    pub fn of(group: &Group, definitions: &Definitions, columns: &EventColumns) -> Self {
+        match definitions.decide(group, outbox::now()) {
+            Err(error) => Self::Impossible(format!("{:#}", anyhow::Error::new(error))),
+            Ok(None) => Self::Impossible("no format definition takes the group".to_owned()),
+            Ok(Some(Decision::Postponed { format, until, why })) => {
+                Self::Postponed { format, until, why }
+            }
+            Ok(Some(Decision::Compose(plan))) => {
+                let lacking = fields(&plan).find(|field| !columns.has(field)).cloned();
+                match lacking {
+                    None => Self::Due(plan),
+                    Some(field) => Self::Impossible(format!(
+                        "format {}: the table events lacks the column {field}",
+                        plan.format
+                    )),
+                }
+            }
+        }
+    }
+}
