@@ -54,7 +54,8 @@ impl Database {
     }
 
     /// A connection with the rights of `role` and no more, for example of
-    /// [`GENERATOR_ROLE`](crate::postgres_cluster::GENERATOR_ROLE). A role that may not log in is taken on with `SET ROLE`.
+    /// [`GENERATOR_ROLE`](crate::postgres_cluster::GENERATOR_ROLE). A role that may not log in is
+    /// taken on with `SET ROLE`.
     pub fn connect_as(&self, role: &str) -> Client {
         self.try_connect_as(role)
             .unwrap_or_else(|error| panic!("failed to connect as {role}: {error:#}"))
@@ -77,8 +78,9 @@ impl Database {
         Ok(client)
     }
 
-    /// Stores an event: an object whose keys are columns of `events` and whose values are what JSON has for them, `extra`
-    /// being an object itself. Returns the event's id, which the database chooses unless the object names one.
+    /// Stores an event: an object whose keys are columns of `events` and whose values are what JSON
+    /// has for them, `extra` being an object itself. Returns the event's id, which the database
+    /// chooses unless the object names one.
     pub fn insert_event(&self, event: &Value) -> i64 {
         insert_event(&mut self.connect(), event)
             .unwrap_or_else(|error| panic!("failed to insert {event}: {error:#}"))
@@ -97,8 +99,8 @@ impl Database {
         ids
     }
 
-    /// Runs a file of SQL as README.md tells an operator to: through psql, as superuser, to the first error.
-    /// psql's words are the error message.
+    /// Runs a file of SQL as README.md tells an operator to: through psql, as superuser, to the
+    /// first error. psql's words are the error message.
     pub fn load_sql(&self, file: &Path) -> Result<()> {
         run(Command::new("psql")
             .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--username", SUPERUSER])
@@ -111,7 +113,8 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// A server that is away, stopped by a test or gone before its database, takes the database along anyway.
+    /// A server that is away, stopped by a test or gone before its database, takes the database
+    /// along anyway.
     fn drop(&mut self) {
         if !self.dropped_at_end {
             return;
@@ -133,8 +136,9 @@ pub(crate) fn connect(socket_dir: &Path, port: u16, database: &str, role: &str) 
     open(postgres::Config::new().host_path(socket_dir).port(port).dbname(database).user(role))
 }
 
-/// Inserts one event on a connection, or in a transaction, that the caller holds. Columns that the object does not name
-/// keep their default, so it names them in the statement instead of filling the others with NULL.
+/// Inserts one event on a connection, or in a transaction, that the caller holds. Columns that the
+/// object does not name keep their default, so it names them in the statement instead of filling
+/// the others with NULL.
 pub fn insert_event(client: &mut impl GenericClient, event: &Value) -> Result<i64> {
     let columns = event
         .as_object()

@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-/// A directive as a rule expert attaches it to an event. What a test does not say is as good as anything.
+/// A directive as a rule expert attaches it to an event. What a test does not say is as good as
+/// anything.
 #[derive(Clone, Debug)]
 pub struct Directive(Value);
 
 impl Directive {
-    /// To this address, with the events inside the text that all formats without a rule of their own get.
+    /// To this address, with the events inside the text that all formats without a rule of their
+    /// own get.
     pub fn to(recipient: &str) -> Self {
         Self(json!({
             "medium": "email",
@@ -46,9 +48,16 @@ impl Directive {
         self.with("notification_interval", json!(seconds))
     }
 
-    fn with(mut self, key: &str, value: Value) -> Self {
+    /// With this value, whatever it is.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
         self.0[key] = value;
         self
+    }
+
+    /// As JSON.
+    pub fn json(self) -> Value {
+        self.0
     }
 
     /// An event with this directive.
@@ -59,7 +68,11 @@ impl Directive {
 
 /// An event with these directives.
 pub fn event(directives: impl IntoIterator<Item = Directive>) -> Value {
-    let directives: Vec<Value> = directives.into_iter().map(|directive| directive.0).collect();
+    event_with(&directives.into_iter().map(Directive::json).collect())
+}
+
+/// An event whose directives are this, whatever it is.
+pub fn event_with(directives: &Value) -> Value {
     json!({
         "source.asn": 64496,
         "source.ip": "192.0.2.1",

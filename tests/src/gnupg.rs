@@ -1,14 +1,15 @@
 //! GnuPG homes with a key that signs, or with one that can't.
 //!
-//! Each test has a home of its own, below /tmp since the agent's socket has room for 107 bytes. The good key is made once
-//! a process and copied, since that is faster than to make one.
+//! Each test has a home of its own, below /tmp since the agent's socket has room for 107 bytes. The
+//! good key is made once a process and copied, since that is faster than to make one.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::system::copy_folder;
 use crate::watchdog;
 
 /// What the keys are for.
@@ -129,20 +130,4 @@ impl Drop for Gnupg {
 
 fn private_folder(path: &Path) {
     fs::DirBuilder::new().mode(0o700).create(path).expect("failed to make the GnuPG home");
-}
-
-/// Copies files and folders; the sockets of an agent are neither.
-fn copy_folder(from: &Path, to: &Path) {
-    private_folder(to);
-    for entry in fs::read_dir(from).expect("failed to list the GnuPG home").flatten() {
-        let kind = entry.file_type().expect("failed to look at a file");
-        let target = to.join(entry.file_name());
-        if kind.is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else if kind.is_file() {
-            fs::copy(entry.path(), &target).expect("failed to copy a file of the GnuPG home");
-            fs::set_permissions(&target, fs::Permissions::from_mode(0o600))
-                .expect("failed to set the mode of a file");
-        }
-    }
 }

@@ -2,16 +2,17 @@
 //!
 //! | module | gives |
 //! | --- | --- |
-//! | [`postgres_cluster`] | a PostgreSQL cluster: shared by the tests of a process, or private where one stops or kills it |
+//! | [`postgres_cluster`] | a PostgreSQL cluster, shared, or private where a test stops it |
 //! | [`database`] | a database of its own for a test, with the project's schema in it |
 //! | [`site`] | an installation: database, key, outbox, configuration, and the two programs on it |
-//! | [`programs`] | the two programs as processes, with time limits and what they logged |
+//! | [`mod@programs`] | the two programs as processes, with time limits and what they logged |
 //! | [`events`] | events with directives, as few words as a test needs |
 //! | [`gnupg`] | a GnuPG home with a key: good, expired, protected, none |
 //! | [`postfix`] | Debian's Postfix as a relay that delivers everything into a Maildir |
 //! | [`scripted_relay`] | a relay that misbehaves as told, and keeps what it got |
 //! | [`mail`] | Python's `email` and `gpg` as readers of mails |
 //! | [`random`] | random moments that a seed repeats |
+//! | [`system`] | a free port, a copied folder |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
 pub mod database;
@@ -24,6 +25,7 @@ pub mod programs;
 pub mod random;
 pub mod scripted_relay;
 pub mod site;
+pub mod system;
 pub mod watchdog;
 
 pub use database::Database;

@@ -1,5 +1,5 @@
-//! Mails as others read them: bytes for the little that is compared bytewise, Python's `email` package and `gpg` for what a
-//! receiver makes of them.
+//! Mails as others read them: bytes for the little that is compared bytewise, Python's `email`
+//! package and `gpg` for what a receiver makes of them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,8 +27,8 @@ pub struct ReadMail {
     pub gpg: String,
 }
 
-/// Reads mails in the order of their files. Signatures are checked with the keys in `gnupg_home`; without one no mail may
-/// be signed.
+/// Reads mails in the order of their files. Signatures are checked with the keys in `gnupg_home`;
+/// without one no mail may be signed.
 ///
 /// Panics where a file is no mail at all.
 pub fn read(files: &[PathBuf], gnupg_home: Option<&Path>) -> Vec<ReadMail> {
@@ -57,7 +57,8 @@ pub fn header(mail: &[u8], name: &str) -> Option<String> {
     })
 }
 
-/// The part of a `multipart/signed` that is signed, with CRLF line ends, which a Maildir need not keep.
+/// The part of a `multipart/signed` that is signed, with CRLF line ends, which a Maildir need not
+/// keep.
 ///
 /// Panics if the mail is none.
 pub fn signed_part(mail: &[u8]) -> Vec<u8> {

@@ -1,5 +1,7 @@
--- What IntelMQ Mailgen documents as its database, in our own words and as an installation of years has it: `extra` json, `asn`
--- integer, foreign keys that do not cascade, an exception for every directive that it cannot read. It goes over events.sql.
+-- What IntelMQ Mailgen documents as its database, in our own words and as an installation of years
+-- has it: `extra` json, `asn` integer, foreign keys that do not cascade, an older grouping index,
+-- none on what was sent or is pending, and an exception for every directive that it cannot read.
+-- Functions and trigger have the names they had in every version. It goes over events.sql.
 
 ALTER TABLE events ALTER extra TYPE json USING extra::json, ALTER "source.asn" TYPE integer;
 
@@ -28,24 +30,44 @@ CREATE TABLE directives (
     inserted_at           timestamptz NOT NULL DEFAULT current_timestamp
 );
 CREATE INDEX directives_grouping_idx ON directives
-    (recipient_address, template_name, notification_format, event_data_format, aggregate_identifier);
+    (recipient_address, template_name, notification_format, event_data_format,
+     aggregate_identifier);
 CREATE INDEX directives_events_id_idx ON directives (events_id);
-CREATE INDEX directives_sent_id_idx ON directives (sent_id);
 
-CREATE FUNCTION events_insert_directives_for_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION json_object_as_text_array(obj json) RETURNS text[][]
+LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    directive json;
+    pair record;
+    result text[][] := '{}';
 BEGIN
-    FOR directive IN SELECT json_array_elements(NEW.extra -> 'certbund' -> 'source_directives') LOOP
-        CONTINUE WHEN (directive ->> 'notification_interval')::int < 0;
-        INSERT INTO directives (events_id, medium, recipient_address, template_name, notification_format,
-                                event_data_format, aggregate_identifier, notification_interval, endpoint)
-        SELECT NEW.id, directive ->> 'medium', directive ->> 'recipient_address', directive ->> 'template_name',
-               directive ->> 'notification_format', directive ->> 'event_data_format',
-               (SELECT coalesce(array_agg(ARRAY[key, value] ORDER BY key), '{}')
-                  FROM json_each_text(directive -> 'aggregate_identifier')),
-               (directive ->> 'notification_interval')::int * interval '1 second', 'source';
+    FOR pair IN SELECT * FROM json_each_text(obj) ORDER BY key LOOP
+        result := result || ARRAY[ARRAY[pair.key, pair.value]];
     END LOOP;
+    RETURN result;
+END $$;
+CREATE FUNCTION insert_directive(event_id bigint, directive json, endpoint ip_endpoint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF (directive ->> 'notification_interval')::int < 0 THEN
+        RETURN;
+    END IF;
+    INSERT INTO directives (events_id, medium, recipient_address, template_name,
+                            notification_format, event_data_format, aggregate_identifier,
+                            notification_interval, endpoint)
+    SELECT event_id, directive ->> 'medium', directive ->> 'recipient_address',
+           directive ->> 'template_name', directive ->> 'notification_format',
+           directive ->> 'event_data_format',
+           json_object_as_text_array(directive -> 'aggregate_identifier'),
+           (directive ->> 'notification_interval')::int * interval '1 second', endpoint;
+END $$;
+CREATE FUNCTION directives_from_extra(event_id bigint, extra json) RETURNS void LANGUAGE sql AS $$
+    SELECT insert_directive(event_id, directive, 'source')
+      FROM json_array_elements(extra -> 'certbund' -> 'source_directives') directive
+$$;
+CREATE FUNCTION events_insert_directives_for_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM directives_from_extra(NEW.id, NEW.extra);
     RETURN NEW;
 END $$;
 CREATE TRIGGER events_insert_directive_trigger AFTER INSERT ON events

@@ -1,19 +1,22 @@
-//! A real Postfix as the relay: Debian's, as a private instance on a loopback port that delivers every recipient's mails
-//! into one Maildir.
+//! A real Postfix as the relay: Debian's, as a private instance on a loopback port that delivers
+//! every recipient's mails into one Maildir.
 //!
-//! It is shared by the tests of a process and ends with that. Tests tell their mails apart by the sender's domain, which
-//! is in each Message-ID. Postfix wants to be started by root: where the tests don't run as root, `sudo -n` must do.
+//! It is shared by the tests of a process and ends with that. Tests tell their mails apart by the
+//! sender's domain, which is in each Message-ID. Postfix wants to be started by root: where the
+//! tests don't run as root, `sudo -n` must do.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::mail;
 use crate::programs::wait_until;
+use crate::system::free_port;
 use crate::watchdog;
 
-/// Sets the instance up in the folder `$1`, on port `$2`, with a Maildir that belongs to the user `$3`, and starts it.
+/// Sets the instance up in the folder `$1`, on port `$2`, with a Maildir that belongs to the user
+/// `$3`, and starts it.
 const START: &str = r#"
 set -e
 D=$1
@@ -21,7 +24,8 @@ mkdir -p $D/etc $D/queue $D/data $D/mail
 chmod 755 $D
 chown postfix $D/data
 chown $3 $D/mail
-# Nothing is chrooted, since nothing was copied into the queue folder; pickup is for local mail, which has no right here.
+# Nothing is chrooted, since nothing was copied into the queue folder; pickup is for local mail,
+# which has no right here.
 for proto in /etc/postfix/master.cf.proto /usr/share/postfix/master.cf.dist; do
     [ -r $proto ] && break
 done
@@ -150,12 +154,6 @@ impl Postfix {
         assert_eq!(mails.len(), count);
         mails
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 fn path(path: &Path) -> String {

@@ -1,19 +1,14 @@
 //! A PostgreSQL cluster in a folder under /tmp that ends with the test process, however that ends.
 //!
-//! The server is started by `pg_ctl`, as the system user `postgres` when the tests run as root (it refuses to run as
-//! root), otherwise as the user who runs them. It listens on a Unix socket, lets everybody in as whoever they say they
-//! are, and syncs nothing: it is not there to survive a power cut.
-//!
-//! Beside it runs a watchdog, a shell that waits for the end of its standard input. The other end of that pipe belongs to
-//! the test process, so the kernel closes it even when the process is killed with SIGKILL or leaves its statics
-//! undropped; the watchdog then shuts the server down at once and removes the folder. (The parent-death signal of Linux
-//! would not do: it comes when the *thread* that started the child ends, and each test is a thread.)
+//! The server is started by `pg_ctl`, as the system user `postgres` when the tests run as root (it
+//! refuses to run as root), otherwise as the user who runs them. It listens on a Unix socket, lets
+//! everybody in as whoever they say they are, and syncs nothing: it is not there to survive a power
+//! cut.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
@@ -21,9 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, NoTls};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::database::{self, Database};
+use crate::system::free_port;
+use crate::watchdog;
 
 /// The superuser of every cluster.
 pub const SUPERUSER: &str = "postgres";
@@ -37,26 +35,19 @@ pub const DELIVERER_ROLE: &str = "outbox_deliverer";
 /// A login role with the rights that IntelMQ's output bot gets in production, and no more.
 pub const INTELMQ_ROLE: &str = "intelmq";
 
-/// The watchdog. `$1` is the folder of the cluster. A server that is only just starting may not have written its pid yet,
-/// so it is looked for a second time. `kill -QUIT` is PostgreSQL's immediate shutdown. It ignores what a terminal sends
-/// on Ctrl-C, since that is when it is needed.
-const WATCHDOG: &str = r#"
-trap '' INT TERM HUP
-cat >/dev/null
-for round in 1 2; do
-    pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-    if [ -n "$pid" ]; then
-        kill -CONT "$pid" 2>/dev/null
-        kill -QUIT "$pid" 2>/dev/null
-        tries=0
-        while kill -0 "$pid" 2>/dev/null && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
-        kill -KILL "$pid" 2>/dev/null
-        break
-    fi
-    sleep 0.5
-done
-rm -rf "$1"
-"#;
+/// Shuts the server in the folder `$D` down at once and removes the folder. A server that is only
+/// just starting may not have written its pid yet, so it is looked for a second time. `kill -QUIT`
+/// is PostgreSQL's immediate shutdown.
+const STOP: &str = "for round in 1 2; do \
+    [ -d $D ] || break; \
+    pid=$(head -n 1 $D/data/postmaster.pid 2>/dev/null); \
+    [ -n \"$pid\" ] || { sleep 0.5; continue; }; \
+    kill -CONT $pid 2>/dev/null; \
+    kill -QUIT $pid 2>/dev/null; \
+    n=0; while kill -0 $pid 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done; \
+    kill -KILL $pid 2>/dev/null; \
+    break; \
+    done; rm -rf $D";
 
 /// A running (or, between [`Cluster::stop`] and [`Cluster::start`], stopped) PostgreSQL cluster.
 #[derive(Debug)]
@@ -66,12 +57,11 @@ pub struct Cluster {
     loopback: bool,
     template: Mutex<bool>,
     databases: AtomicU32,
-    watchdog: Child,
 }
 
 impl Cluster {
-    /// The one cluster that the tests of this process share, started on first use. Whoever wants to stop it takes
-    /// [`Cluster::private`] instead.
+    /// The one cluster that the tests of this process share, started on first use. Whoever wants to
+    /// stop it takes [`Cluster::private`] instead.
     ///
     /// Panics if it can't be started.
     pub fn shared() -> &'static Cluster {
@@ -79,7 +69,8 @@ impl Cluster {
         SHARED.get_or_init(Cluster::private)
     }
 
-    /// A cluster for one test, reachable through its Unix socket only, which the test may stop, start and kill.
+    /// A cluster for one test, reachable through its Unix socket only, which the test may stop,
+    /// start and kill.
     ///
     /// Panics if it can't be started.
     pub fn private() -> Cluster {
@@ -94,7 +85,8 @@ impl Cluster {
     }
 
     fn create(loopback: bool) -> Result<Cluster> {
-        // The path of a Unix socket has room for 107 bytes, so not below a deep TMPDIR or target folder.
+        // The path of a Unix socket has room for 107 bytes, so not below a deep TMPDIR or target
+        // folder.
         let folder = TempDir::with_prefix_in("outbox-pg-", "/tmp")?;
         // Programs under test may run as other users and must get to the socket.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -103,24 +95,13 @@ impl Cluster {
             std::os::unix::fs::chown(folder.path(), Some(owner.0), Some(owner.1))?;
         }
 
-        let watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, "outbox-tests-watchdog"])
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Its own process group, so that killing the group of the tests leaves it to do its work.
-            .process_group(0)
-            .spawn()
-            .context("failed to start the watchdog")?;
-        // From here on the watchdog removes the folder.
+        watchdog::at_end(&stop(folder.path()));
         let cluster = Cluster {
             folder: folder.keep(),
-            port: if loopback { free_port()? } else { 5432 },
+            port: if loopback { free_port() } else { 5432 },
             loopback,
             template: Mutex::new(false),
             databases: AtomicU32::new(0),
-            watchdog,
         };
 
         run(server_command("initdb")?.arg("--pgdata").arg(cluster.data()).args([
@@ -138,7 +119,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The folder that holds the server's Unix socket: what goes into `host` of a connection string.
+    /// The folder that holds the server's Unix socket: what goes into `host` of a connection
+    /// string.
     pub fn socket_dir(&self) -> &Path {
         &self.folder
     }
@@ -166,7 +148,8 @@ impl Cluster {
             self.port,
             if self.loopback { "127.0.0.1" } else { "''" },
         );
-        // After a kill the server's children hold its shared memory until they notice; a start before that fails.
+        // After a kill the server's children hold its shared memory until they notice; a start
+        // before that fails.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let started = run(self
@@ -196,17 +179,18 @@ impl Cluster {
         self.start();
     }
 
-    /// Kills the server with SIGKILL, as the kernel does when memory runs out. [`Cluster::start`] brings it back.
+    /// Kills the server with SIGKILL, as the kernel does when memory runs out. [`Cluster::start`]
+    /// brings it back.
     pub fn kill(&self) {
-        let pid = postmaster(&self.data()).expect("failed to find the server to kill");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-            .expect("failed to kill the server");
+        let pid = self.pid();
+        kill_process(pid, Signal::KILL).expect("failed to kill the server");
         while is_running(pid) {
             sleep(Duration::from_millis(20));
         }
     }
 
-    /// A new database with `sql/events.sql` and `sql/notifications.sql` in it, dropped when the value is.
+    /// A new database with `sql/events.sql` and `sql/notifications.sql` in it, dropped when the
+    /// value is.
     pub fn database(&self) -> Database {
         self.ensure_template().expect("failed to prepare the template database");
         self.new_database(Some(database::TEMPLATE))
@@ -215,6 +199,17 @@ impl Cluster {
     /// A new database with nothing in it, dropped when the value is.
     pub fn empty_database(&self) -> Database {
         self.new_database(None)
+    }
+
+    /// A new database as an installation of Mailgen has it, with `sql/events.sql` and `mailgen.sql`
+    /// in it, dropped when the value is.
+    pub fn mailgen_database(&self) -> Database {
+        self.ensure_template().expect("failed to make the roles");
+        let database = self.empty_database();
+        database.load_sql(&database::sql_file("events.sql")).expect("failed to make the events");
+        let made = database.connect().batch_execute(include_str!("mailgen.sql"));
+        made.expect("failed to make Mailgen's tables");
+        database
     }
 
     fn new_database(&self, template: Option<&str>) -> Database {
@@ -249,6 +244,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// The server's main process, from the file it leaves in its data folder.
+    pub(crate) fn pid(&self) -> Pid {
+        let file = self.data().join("postmaster.pid");
+        let text = fs::read_to_string(file).expect("failed to find the server");
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.and_then(Pid::from_raw).expect("postmaster.pid holds no pid")
+    }
+
     fn connect(&self, database: &str, role: &str) -> Result<Client> {
         database::connect(&self.folder, self.port, database, role)
     }
@@ -265,11 +268,15 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// Lets the watchdog do its work, and waits for it.
+    /// What the watchdog would do.
     fn drop(&mut self) {
-        drop(self.watchdog.stdin.take());
-        let _ = self.watchdog.wait();
+        let _ = Command::new("sh").args(["-c", &stop(&self.folder)]).stdin(Stdio::null()).status();
     }
+}
+
+/// [`STOP`] for this folder.
+fn stop(folder: &Path) -> String {
+    STOP.replace("$D", &folder.display().to_string())
 }
 
 /// Opens a connection, with a limit on how long that may take.
@@ -321,15 +328,9 @@ fn server_binary(name: &str) -> Result<PathBuf> {
         })
 }
 
-/// The server's main process, from the file it leaves in its data folder.
-fn postmaster(data: &Path) -> Result<rustix::process::Pid> {
-    let text = fs::read_to_string(data.join("postmaster.pid"))?;
-    let pid = text.lines().next().unwrap_or_default().trim().parse()?;
-    rustix::process::Pid::from_raw(pid).context("postmaster.pid holds no pid")
-}
-
-/// Whether a process is there and more than a zombie: in a container whose first process reaps nobody, one stays for ever.
-fn is_running(pid: rustix::process::Pid) -> bool {
+/// Whether a process is there and more than a zombie: in a container whose first process reaps
+/// nobody, one stays for ever.
+pub(crate) fn is_running(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
         .ok()
         .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('Z')))
@@ -345,11 +346,6 @@ fn system_user_postgres() -> Result<(u32, u32)> {
     let fields: Vec<&str> = line.split(':').collect();
     ensure!(fields.len() >= 4, "the line of postgres in /etc/passwd is too short");
     Ok((fields[2].parse()?, fields[3].parse()?))
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Runs a command to its end; its output is the error message if it fails.
@@ -372,8 +368,6 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-
     use super::*;
 
     #[test]
@@ -428,42 +422,5 @@ mod tests {
             .unwrap();
         assert!(left.is_empty());
         drop(held_open);
-    }
-
-    /// Not a test: what the next one kills.
-    #[test]
-    #[ignore = "waits to be killed"]
-    fn hold_the_shared_cluster_for_ever() {
-        Cluster::shared().database().connect();
-        eprintln!("folder {}", Cluster::shared().socket_dir().display());
-        loop {
-            sleep(Duration::from_secs(60));
-        }
-    }
-
-    #[test]
-    fn a_test_process_killed_without_warning_leaves_no_server_and_no_folder() {
-        let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--nocapture", "hold_the_shared_cluster_for_ever"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let folder: PathBuf = BufReader::new(victim.stderr.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| Some(PathBuf::from(line.strip_prefix("folder ")?)))
-            .expect("the victim says where its cluster is");
-        let server = postmaster(&folder.join("data")).unwrap();
-        assert!(is_running(server));
-
-        victim.kill().unwrap();
-        victim.wait().unwrap();
-
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while is_running(server) || folder.exists() {
-            assert!(Instant::now() < deadline, "{server:?} or {} is left", folder.display());
-            sleep(Duration::from_millis(50));
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! The two programs as tests run them: to their end within a time limit, or as a service whose log is watched.
+//! The two programs as tests run them: to their end within a time limit, or as a service whose log
+//! is watched.
 
 use std::io::Read;
 use std::path::Path;
@@ -23,8 +24,8 @@ pub struct Programs {
     pub deliverer: &'static str,
 }
 
-/// The [`Programs`], as cargo built them. Cargo says where they are to the test that is compiled, so this has to be a
-/// macro.
+/// The [`Programs`], as cargo built them. Cargo says where they are to the test that is compiled,
+/// so this has to be a macro.
 #[macro_export]
 macro_rules! programs {
     () => {
@@ -62,7 +63,8 @@ impl Finished {
         self.stderr.lines().filter(|line| line.split_whitespace().nth(1) == Some(level)).collect()
     }
 
-    /// The one log line of a level that holds all of these words. Panics if there is none, or another.
+    /// The one log line of a level that holds all of these words. Panics if there is none, or
+    /// another.
     #[track_caller]
     pub fn line(&self, level: &str, words: &[&str]) -> &str {
         let found: Vec<&str> = self
@@ -158,8 +160,8 @@ impl Running {
         Finished { what: std::mem::take(&mut self.what), status, stdout, stderr }
     }
 
-    /// Waits for a line of its log that holds `words`, and gives it. Panics, with all of the log, if the program ends
-    /// without having written it, or does not write it in time.
+    /// Waits for a line of its log that holds `words`, and gives it. Panics, with all of the log,
+    /// if the program ends without having written it, or does not write it in time.
     #[track_caller]
     pub fn wait_for(&self, words: &str) -> String {
         self.wait_for_nth(words, 1)
@@ -245,8 +247,8 @@ impl Output {
     }
 }
 
-/// Waits until `done`, looking again and again where nothing can be waited for. Panics with the words of `what` if that
-/// takes too long.
+/// Waits until `done`, looking again and again where nothing can be waited for. Panics with the
+/// words of `what` if that takes too long.
 #[track_caller]
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed, or from the one in the environment variable `OUTBOX_TEST_SEED`. It is printed, so that what a failing
-    /// test did can be done again.
+    /// From a seed, or from the one in the environment variable `OUTBOX_TEST_SEED`. It is printed,
+    /// so that what a failing test did can be done again.
     pub fn seeded(seed: u64) -> Self {
         let given = std::env::var("OUTBOX_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed = given.unwrap_or(seed);

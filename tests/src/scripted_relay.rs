@@ -1,8 +1,9 @@
-//! A relay that takes mails, remembers them, and does what a test tells it where a real one might: refuses, falls silent,
-//! hangs up, is away.
+//! A relay that takes mails, remembers them, and does what a test tells it where a real one might:
+//! refuses, falls silent, hangs up, is away.
 //!
-//! What it is told can change while it works. The deliverer's own tests have a relay that knows every trick of the
-//! protocol (`deliverer/src/smtp/scripted.rs`); this one is for what a whole mail goes through.
+//! What it is told can change while it works. The deliverer's own tests have a relay that knows
+//! every trick of the protocol (`deliverer/src/smtp/scripted.rs`); this one is for what a whole
+//! mail goes through.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -129,8 +130,8 @@ impl ScriptedRelay {
         self.address.port()
     }
 
-    /// From now on, every time, at a command (or envelope and message, at [`At::Data`] and [`At::FinalDot`]) that holds
-    /// `words`. Of several that fit, the first counts.
+    /// From now on, every time, at a command (or envelope and message, at [`At::Data`] and
+    /// [`At::FinalDot`]) that holds `words`. Of several that fit, the first counts.
     pub fn always(&self, at: At, words: &str, act: Act) {
         self.rule(at, words, act, usize::MAX);
     }

@@ -1,4 +1,5 @@
-//! An installation of its own for a test: folder, database, key, outbox and configuration, with the two programs on it.
+//! An installation of its own for a test: folder, database, key, outbox and configuration, with the
+//! two programs on it.
 //!
 //! A test says only what is special:
 //!
@@ -14,11 +15,11 @@
 //! ```
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use postgres::Client;
 use postgres::types::FromSqlOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,6 +28,7 @@ use crate::database::Database;
 use crate::gnupg::Gnupg;
 use crate::postgres_cluster::{Cluster, DELIVERER_ROLE, GENERATOR_ROLE};
 use crate::programs::{Finished, Programs, Running};
+use crate::system::{copy_folder, free_port};
 use crate::watchdog;
 
 /// What is to be special about a [`Site`].
@@ -88,7 +90,8 @@ impl Builder {
         self
     }
 
-    /// A template beside the project's, or instead of one; or, named `formats/NN-name.toml`, a format definition.
+    /// A template beside the project's, or instead of one; or, named `formats/NN-name.toml`, a
+    /// format definition.
     #[must_use]
     pub fn template(mut self, name: &str, text: &str) -> Self {
         self.templates.push((name.to_owned(), text.to_owned()));
@@ -136,7 +139,7 @@ impl Builder {
             "template_dir": templates,
             "script_directory": templates.join("formats"),
             "sender": format!("CERT Example <noreply@{domain}>"),
-            "smtp": {"host": "127.0.0.1", "port": closed_port()},
+            "smtp": {"host": "127.0.0.1", "port": free_port()},
             "outbox": {"path": folder.path().join("outbox")},
             "delivery": {},
         });
@@ -151,7 +154,8 @@ impl Builder {
 }
 
 impl Site {
-    /// An installation with the project's templates and formats, a good key, and a relay that is away.
+    /// An installation with the project's templates and formats, a good key, and a relay that is
+    /// away.
     #[expect(clippy::new_ret_no_self, reason = "it begins a builder")]
     pub fn new(programs: Programs) -> Builder {
         Builder {
@@ -172,7 +176,8 @@ impl Site {
         self.write_config();
     }
 
-    /// Each program logs in to the database with the rights of its own role, unless the test says whom to be.
+    /// Each program logs in to the database with the rights of its own role, unless the test says
+    /// whom to be.
     fn write_config(&self) {
         for (program, role) in [("generator", GENERATOR_ROLE), ("deliverer", DELIVERER_ROLE)] {
             let mut config = self.config.clone();
@@ -212,8 +217,9 @@ impl Site {
         Running::start(self.command(self.programs.deliverer, "deliverer").args(arguments))
     }
 
-    /// Runs a program that is killed (SIGKILL) right before it calls the system in this way for the `number`th time: then it
-    /// has no exit code. Calls of other threads than the first are not counted.
+    /// Runs a program that is killed (SIGKILL) right before it calls the system in this way for the
+    /// `number`th time: then it has no exit code. Calls of other threads than the first are not
+    /// counted.
     #[track_caller]
     pub fn killed_before(
         &self,
@@ -227,7 +233,8 @@ impl Site {
         self.start_under_strace(program, arguments, &["-e", &trace, "-e", &inject]).finish()
     }
 
-    /// Starts a program whose first thread is watched, and meddled with, as these options of strace say.
+    /// Starts a program whose first thread is watched, and meddled with, as these options of strace
+    /// say.
     pub fn start_under_strace(
         &self,
         program: Program,
@@ -318,6 +325,29 @@ impl Site {
         done.unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
+    /// Begins a transaction with this statement, such as a `SELECT … FOR UPDATE`. What it locks is
+    /// held until the connection is dropped.
+    #[track_caller]
+    pub fn hold(&self, statement: &str) -> Client {
+        let mut client = self.database.connect();
+        let done = client.batch_execute(&format!("BEGIN; {statement}"));
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        client
+    }
+
+    /// Whether a program waits in the database for this type of event, such as `Lock`.
+    pub fn waits(&self, program: Program, event: &str) -> bool {
+        let program = match program {
+            Program::Generator => "outbox-generator",
+            Program::Deliverer => "outbox-deliverer",
+        };
+        let waiting = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+                AND application_name = '{program}' AND wait_event_type = '{event}'"
+        );
+        !self.column::<i32>(&waiting).is_empty()
+    }
+
     /// How many directives are not marked `sent`.
     pub fn pending(&self) -> i64 {
         self.column("SELECT count(*) FROM directives WHERE sent_id IS NULL")[0]
@@ -335,8 +365,8 @@ impl Site {
         self.config["outbox"]["path"].as_str().expect("it is a path").into()
     }
 
-    /// Every file in the outbox, ordered, each mail id shortened to the number of its ticket, the first of
-    /// the day being 1: `cur/#1:2,F`, `sidecar/#1.json`.
+    /// Every file in the outbox, ordered, each mail id shortened to the number of its ticket, the
+    /// first of the day being 1: `cur/#1:2,F`, `sidecar/#1.json`.
     pub fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let root = self.outbox();
@@ -411,12 +441,6 @@ impl Site {
     }
 }
 
-/// A port that nobody listens on.
-fn closed_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
-}
-
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -435,16 +459,4 @@ fn short(path: &str) -> String {
     let Some(number) = number else { return path.to_owned() };
     let end = name.find(':').or_else(|| name.rfind(".json")).map_or("", |at| &name[at..]);
     format!("{folder}/#{}{end}", number - 10_000_000)
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).expect("failed to make a folder");
-    for entry in fs::read_dir(from).expect("failed to list the templates").flatten() {
-        let target = to.join(entry.file_name());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("failed to copy a template");
-        }
-    }
 }

@@ -1,5 +1,5 @@
-//! What databases do that ours should not: commit without durability, refuse one row of many, give a
-//! ticket twice. In each case no mail may be lost, sent twice or left unmarked in silence.
+//! What databases do that ours should not: commit without durability, refuse one row of many, give
+//! a ticket twice. In each case no mail may be lost, sent twice or left unmarked in silence.
 
 use outbox_tests::events::{self, Directive};
 use outbox_tests::programs;
@@ -85,18 +85,4 @@ fn a_ticket_that_stands_in_sent_already_is_told() {
     let run = site.deliverer(&["run", "--once"]).expect(0);
     run.line("WARN", &["given twice", &ticket]);
     assert_eq!(site.pending(), 0);
-}
-
-#[test]
-fn an_outbox_that_is_not_there_is_missed_and_not_made_anew() {
-    let site = Site::new(programs!()).build();
-    site.insert(&events::groups(1));
-    let away = site.folder().join("unmounted");
-    std::fs::rename(site.outbox(), &away).unwrap();
-    for run in [site.generator(&["run", "--all"]), site.deliverer(&["run", "--once"])] {
-        run.expect(75).line("ERROR", &["mounted?", "outbox-generator init"]);
-    }
-    assert!(!site.outbox().exists());
-    std::fs::rename(&away, site.outbox()).unwrap();
-    site.generator(&["run", "--all"]).expect(0).line("INFO", &["mails=1"]);
 }

@@ -1,14 +1,18 @@
-//! What `sql/` promises: it runs on every database that an IntelMQ installation may have, an event is never lost to a bad
-//! directive, the programs need the rights they are given and no more, and old mails don't slow down new ones.
+//! What `sql/` promises: it runs on every database that an IntelMQ installation may have, an event
+//! is never lost to a bad directive, the programs need the rights they are given and no more, and
+//! old mails don't slow down new ones.
 
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
 use outbox_tests::database::{insert_event, sql_file};
+use outbox_tests::events::{Directive, event_with};
 use outbox_tests::postgres_cluster::{DELIVERER_ROLE, GENERATOR_ROLE, INTELMQ_ROLE};
-use outbox_tests::{Cluster, Database};
+use outbox_tests::programs::wait_until;
+use outbox_tests::scripted_relay::ScriptedRelay;
+use outbox_tests::site::Site;
+use outbox_tests::{Cluster, Database, programs};
 use postgres::Client;
 use postgres::error::SqlState;
 use serde_json::{Value, json};
@@ -520,31 +524,38 @@ fn events_come_in_through_copy_as_well() {
 }
 
 #[test]
-fn the_pending_query_does_not_read_what_was_sent() {
+fn neither_program_reads_what_was_sent_long_ago() {
+    let relay = ScriptedRelay::start();
     let database = database_with_many_sent();
-    let plan = explain(
-        &database,
-        "SELECT d3.id FROM directives AS d3
-          WHERE d3.sent_id IS NULL AND d3.medium = 'email' AND d3.endpoint = 'source'
-            FOR KEY SHARE OF d3 NOWAIT",
-    );
-    assert!(plan.contains("directives_pending_idx"), "{plan}");
-}
+    let site = Site::new(programs!()).database(database).relay(relay.port()).unsigned().build();
+    // Of two groups that were mailed twenty times, the one that asks for a day's pause gets it,
+    // since the newest of those mails counts; and one group is new.
+    let malware = |to: &str| {
+        Directive::to(to)
+            .template("malware-infection_provider")
+            .format("malware-infection", "malware-infection_csv_inline")
+            .aggregate("source.asn", 64496)
+    };
+    site.insert([
+        &malware("abuse@as64496.example").interval(86_400).event(),
+        &malware("abuse@as64497.example").event(),
+        &malware("new@isp.example").interval(86_400).event(),
+    ]);
 
-#[test]
-fn the_newest_mail_about_a_group_is_found_without_reading_the_others() {
-    let database = database_with_many_sent();
-    let query = "SELECT s.sent_at FROM directives AS d2 JOIN sent AS s ON s.id = d2.sent_id
-          WHERE d2.recipient_address = 'abuse@as64496.example' AND d2.template_name = 'generic'
-            AND d2.notification_format = 'text' AND d2.event_data_format = 'csv_inline'
-            AND d2.aggregate_identifier = '{{recipient_group,national}}' AND d2.sent_id IS NOT NULL
-          ORDER BY d2.sent_id DESC LIMIT 1";
-    let plan = explain(&database, query);
-    assert!(plan.contains("directives_last_sent_idx"), "{plan}");
-    assert!(!plan.contains("Sort"), "{plan}");
-    let newest: Vec<bool> =
-        column(&mut database.connect(), &format!("SELECT ({query}) = '2026-11-01 15:51+00'"));
-    assert_eq!(newest, [true], "the mail with id 951 is the newest of this group's twenty");
+    let before = Reads::so_far(&site);
+    let run = site.generator(&["run", "--all"]).expect(0);
+    run.line("INFO", &["done", "mails=50", "postponed=1"]);
+    let between = Reads::so_far(&site);
+    site.deliverer(&["run", "--once"]).expect(0);
+    let after = Reads::so_far(&site);
+    assert_eq!(relay.received().len(), 50);
+
+    for (from, to) in [(&before, &between), (&between, &after)] {
+        assert_eq!((to.scans, to.scanned), (from.scans, from.scanned), "{from:?} {to:?}");
+        assert!(to.by_index - from.by_index < 1000, "{from:?} {to:?}");
+    }
+    assert!(between.pending_idx > before.pending_idx, "{before:?} {between:?}");
+    assert!(between.last_sent_idx > before.last_sent_idx, "{before:?} {between:?}");
 }
 
 // ---- Rights ----
@@ -594,24 +605,10 @@ fn a_table_of_the_same_name_elsewhere_does_not_divert_the_trigger() {
 }
 
 #[test]
-fn the_generator_locks_what_is_pending_without_a_right_to_change_events() {
+fn the_generators_role_may_change_neither_events_nor_what_was_sent() {
     let database = Cluster::shared().database();
     database.insert_event(&event_with(&json!([directive(&[])])));
-    let query = "SELECT d3.id, events.\"source.asn\" FROM directives AS d3 JOIN events ON events.id = d3.events_id
-          WHERE d3.sent_id IS NULL AND d3.medium = 'email' AND d3.endpoint = 'source' AND events.\"source.asn\" = 64496
-            FOR KEY SHARE OF d3 NOWAIT";
-
     let mut generator = database.connect_as(GENERATOR_ROLE);
-    let mut first = generator.transaction().unwrap();
-    assert_eq!(first.query(query, &[]).unwrap().len(), 1);
-
-    // A second one that locks more strictly notices; the deliverer, who only sets sent_id, is not held up.
-    let mut second = database.connect_as(GENERATOR_ROLE);
-    let error = second.query(&query.replace("KEY SHARE", "UPDATE"), &[]).unwrap_err();
-    assert_eq!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE));
-    mark_sent(&mut database.connect_as(DELIVERER_ROLE), "20261125-10000001").unwrap();
-    first.commit().unwrap();
-
     for forbidden in [
         "UPDATE events SET comment = 'x'",
         "DELETE FROM events",
@@ -627,7 +624,7 @@ fn the_generator_locks_what_is_pending_without_a_right_to_change_events() {
 }
 
 #[test]
-fn the_programs_draw_tickets_and_start_the_numbers_anew_each_day() {
+fn the_generators_role_may_draw_tickets_and_start_their_numbers_anew() {
     let database = Cluster::shared().database();
     let mut client = database.connect_as(GENERATOR_ROLE);
     let draw = "SELECT nextval('intelmq_ticket_seq')";
@@ -643,7 +640,7 @@ fn the_programs_draw_tickets_and_start_the_numbers_anew_each_day() {
 }
 
 #[test]
-fn the_deliverer_marks_directives_as_sent_and_a_ticket_only_once() {
+fn the_deliverers_role_may_mark_directives_and_sent_takes_a_ticket_only_once() {
     let database = Cluster::shared().database();
     database.insert_event(&event_with(&json!([directive(&[])])));
     let mut client = database.connect_as(DELIVERER_ROLE);
@@ -655,7 +652,7 @@ fn the_deliverer_marks_directives_as_sent_and_a_ticket_only_once() {
 }
 
 #[test]
-fn the_programs_see_and_clear_what_was_rejected() {
+fn the_generators_role_may_see_and_clear_what_was_rejected() {
     let database = Cluster::shared().database();
     database.insert_event(&event_with(&json!([{}])));
     let mut client = database.connect_as(GENERATOR_ROLE);
@@ -728,7 +725,7 @@ fn on_an_empty_database_the_scripts_run_three_times_and_change_nothing_after_the
 
 #[test]
 fn over_a_database_of_mailgen_the_script_runs_three_times_and_touches_no_row() {
-    let database = mailgen_database(MAILGEN_TRIGGER);
+    let database = mailgen_database();
     // The point of it: before, this event is lost.
     let bad = json!({"source.asn": 64496, "extra": {"certbund": {"source_directives": [directive(&[]), [], directive(&[])]}}});
     insert_event(&mut database.connect(), &bad).expect_err("Mailgen's trigger refuses it");
@@ -771,7 +768,8 @@ fn over_a_database_of_mailgen_the_script_runs_three_times_and_touches_no_row() {
 
 #[test]
 fn a_trigger_of_another_name_that_writes_directives_is_replaced_and_others_stay() {
-    let database = mailgen_database(RENAMED_TRIGGER);
+    let database = mailgen_database();
+    database.connect().batch_execute(RENAMED_TRIGGER).unwrap();
     database
         .connect()
         .batch_execute(
@@ -792,7 +790,7 @@ fn a_trigger_of_another_name_that_writes_directives_is_replaced_and_others_stay(
 
 #[test]
 fn a_group_that_mailgen_wrote_and_the_same_group_written_now_are_equal() {
-    let database = mailgen_database(MAILGEN_TRIGGER);
+    let database = mailgen_database();
     let mut client = database.connect();
     client.batch_execute("TRUNCATE events CASCADE").unwrap();
     let identifiers = [
@@ -828,7 +826,7 @@ fn a_trigger_that_an_operator_disabled_stays_disabled() {
 
 #[test]
 fn the_oldest_directives_get_the_time_of_their_event_as_the_time_they_came_in() {
-    let database = mailgen_database(MAILGEN_TRIGGER);
+    let database = mailgen_database();
     database
         .connect()
         .batch_execute("ALTER TABLE directives DROP COLUMN inserted_at CASCADE")
@@ -852,7 +850,7 @@ fn the_indexes_built_beforehand_on_a_large_table_are_those_that_the_script_wants
               ORDER BY indexrelid::regclass::text",
         )
     };
-    let database = mailgen_database(MAILGEN_TRIGGER);
+    let database = mailgen_database();
     database.load_sql(&sql_file("updates/large-tables.sql")).unwrap();
     assert_eq!(indexes(&database), indexes(&Cluster::shared().database()));
     let before = indexes(&database);
@@ -862,7 +860,7 @@ fn the_indexes_built_beforehand_on_a_large_table_are_those_that_the_script_wants
 
 #[test]
 fn a_table_too_old_to_be_brought_up_to_date_is_refused_in_words_and_left_alone() {
-    let database = mailgen_database(MAILGEN_TRIGGER);
+    let database = mailgen_database();
     database
         .connect()
         .batch_execute("ALTER TABLE directives DROP COLUMN notification_format CASCADE")
@@ -972,24 +970,10 @@ fn a_role_that_somebody_else_makes_at_this_very_moment_is_waited_for() {
 
 /// A directive that can be taken, with some of its values replaced.
 fn directive(changes: &[(&str, Value)]) -> Value {
-    let mut directive = json!({
-        "medium": "email",
-        "recipient_address": "abuse@as64496.example",
-        "template_name": "generic",
-        "notification_format": "text",
-        "event_data_format": "csv_inline",
-        "aggregate_identifier": {"source.asn": 64496},
-        "notification_interval": 3600,
-    });
-    for (key, value) in changes {
-        directive[*key] = value.clone();
-    }
-    directive
-}
-
-/// An event with these directives.
-fn event_with(directives: &Value) -> Value {
-    json!({"source.asn": 64496, "source.ip": "192.0.2.1", "extra": {"certbund": {"source_directives": directives}}})
+    let good = Directive::to("abuse@as64496.example").aggregate("source.asn", 64496).interval(3600);
+    let change =
+        |directive: Directive, (key, value): &(&str, Value)| directive.with(key, value.clone());
+    changes.iter().fold(good, change).json()
 }
 
 /// JSON as it is spelled: `json!(3600.0)` leaves the spelling to the library.
@@ -1007,8 +991,8 @@ fn database_with_extra(kind: &str) -> Database {
     database
 }
 
-/// For each of these directives: it is rejected for this reason and kept as it was, while the event and the good directives
-/// beside it are stored; whether `extra` is json or jsonb.
+/// For each of these directives: it is rejected for this reason and kept as it was, while the event
+/// and the good directives beside it are stored; whether `extra` is json or jsonb.
 fn assert_rejected(cases: &[(Value, &str)]) {
     for kind in ["json", "jsonb"] {
         let database = database_with_extra(kind);
@@ -1094,8 +1078,8 @@ fn assert_denied(client: &mut Client, statement: &str) {
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
 }
 
-/// 100,000 directives of fifty groups that went out in 1,000 mails, 5,000 that no mail program will ever take, and fifty
-/// that are pending.
+/// 100,000 directives of fifty groups that went out in 1,000 mails, twenty a group and the newest
+/// of them just now, 5,000 that no mail program will ever take, and fifty that are pending.
 fn database_with_many_sent() -> Database {
     let database = Cluster::shared().database();
     database
@@ -1103,14 +1087,18 @@ fn database_with_many_sent() -> Database {
         .batch_execute(
             "INSERT INTO events (\"source.asn\") SELECT 64496 FROM generate_series(1, 105050);
              INSERT INTO sent (intelmq_ticket, sent_at)
-             SELECT '20261101-' || (10000000 + n), timestamptz '2026-11-01' + n * interval '1 minute'
+             SELECT '20201101-' || (10000000 + n),
+                    CASE WHEN n > 950 THEN now()
+                         ELSE timestamptz '2020-11-01' + n * interval '1 minute' END
                FROM generate_series(1, 1000) n;
-             INSERT INTO directives (events_id, sent_id, medium, recipient_address, template_name, notification_format,
-                                     event_data_format, aggregate_identifier, notification_interval, endpoint)
+             INSERT INTO directives (events_id, sent_id, medium, recipient_address, template_name,
+                                     notification_format, event_data_format, aggregate_identifier,
+                                     notification_interval, endpoint)
              SELECT id, CASE WHEN id <= 100000 THEN 1 + id % 1000 END,
                     CASE WHEN id BETWEEN 100001 AND 105000 THEN 'paper' ELSE 'email' END,
-                    'abuse@as' || (64496 + id % 50) || '.example', 'generic', 'text', 'csv_inline',
-                    '{{recipient_group,national}}', '0', 'source'
+                    'abuse@as' || (64496 + id % 50) || '.example', 'malware-infection_provider',
+                    'malware-infection', 'malware-infection_csv_inline', '{{source.asn,64496}}',
+                    '0', 'source'
                FROM events;
              ANALYZE",
         )
@@ -1118,11 +1106,45 @@ fn database_with_many_sent() -> Database {
     database
 }
 
-fn explain(database: &Database, query: &str) -> String {
-    column::<String>(&mut database.connect(), &format!("EXPLAIN {query}")).join("\n")
+/// What was read of the table `directives` since it was made.
+#[derive(Debug)]
+struct Reads {
+    /// How often it was read from its beginning to its end, and how many rows that made.
+    scans: i64,
+    scanned: i64,
+    /// How many entries of its indexes were read.
+    by_index: i64,
+    /// How often these two indexes were used.
+    pending_idx: i64,
+    last_sent_idx: i64,
 }
 
-/// Everything in the tables, down to where on the disk each row lies and which transaction wrote it.
+impl Reads {
+    /// Sessions tell what they read at their end at the latest.
+    fn so_far(site: &Site) -> Self {
+        let others = "SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        wait_until("no other session is there", || site.column::<i32>(others).is_empty());
+        let of_table = |what: &str| -> i64 {
+            let from = "pg_stat_user_tables WHERE relname = 'directives'";
+            site.column(&format!("SELECT {what} FROM {from}"))[0]
+        };
+        let of_indexes = |what: &str, names: &str| -> i64 {
+            let from = "pg_stat_user_indexes WHERE relname = 'directives' AND indexrelname LIKE";
+            site.column(&format!("SELECT sum({what})::bigint FROM {from} '{names}'"))[0]
+        };
+        Self {
+            scans: of_table("seq_scan"),
+            scanned: of_table("seq_tup_read"),
+            by_index: of_indexes("idx_tup_read", "%"),
+            pending_idx: of_indexes("idx_scan", "directives_pending_idx"),
+            last_sent_idx: of_indexes("idx_scan", "directives_last_sent_idx"),
+        }
+    }
+}
+
+/// Everything in the tables, down to where on the disk each row lies and which transaction wrote
+/// it.
 fn rows(database: &Database) -> Vec<String> {
     ["events", "directives", "sent", "ticket_day"]
         .iter()
@@ -1135,7 +1157,8 @@ fn rows(database: &Database) -> Vec<String> {
         .collect()
 }
 
-/// Every object of the database with its rights, and its number, which would be another had it been made anew.
+/// Every object of the database with its rights, and its number, which would be another had it been
+/// made anew.
 fn catalogue(database: &Database) -> Vec<String> {
     column(
         &mut database.connect(),
@@ -1155,93 +1178,28 @@ fn catalogue(database: &Database) -> Vec<String> {
     )
 }
 
-/// A database as an installation of years has it: `extra` json, `asn` integer, foreign keys that don't cascade, an older
-/// grouping index, no index on what is pending, and a trigger that makes an exception of everything it can't read. Four
-/// directives, three of them sent in two mails.
-fn mailgen_database(trigger: &str) -> Database {
-    let database = Cluster::shared().empty_database();
-    drop(Cluster::shared().database()); // makes the roles
-    let mut client = database.connect();
-    client
-        .batch_execute(
-            r#"
-            CREATE TABLE events (id bigserial PRIMARY KEY, extra json, "source.asn" integer, "source.ip" inet, comment text,
-                                 "time.observation" timestamptz DEFAULT '2020-05-05 05:00+00');
-            CREATE TYPE ip_endpoint AS ENUM ('source', 'destination');
-            CREATE SEQUENCE intelmq_ticket_seq MINVALUE 10000001;
-            ALTER SEQUENCE intelmq_ticket_seq OWNER TO eventdb_send_notifications;
-            CREATE TABLE ticket_day (initialized_for_day date);
-            INSERT INTO ticket_day VALUES ('2026-11-24');
-            CREATE TABLE sent (id bigserial PRIMARY KEY, intelmq_ticket varchar(18) UNIQUE NOT NULL, sent_at timestamptz);
-            CREATE TABLE directives (
-                id bigserial PRIMARY KEY, events_id bigint NOT NULL REFERENCES events (id), sent_id bigint REFERENCES sent (id),
-                medium varchar(100) NOT NULL, recipient_address varchar(100) NOT NULL, template_name varchar(100) NOT NULL,
-                notification_format varchar(100) NOT NULL, event_data_format varchar(100) NOT NULL,
-                aggregate_identifier text[][], notification_interval interval NOT NULL, endpoint ip_endpoint NOT NULL,
-                inserted_at timestamptz NOT NULL DEFAULT current_timestamp);
-            CREATE INDEX directives_grouping_idx ON directives (recipient_address, template_name, notification_format,
-                                                                event_data_format, aggregate_identifier);
-            CREATE INDEX directives_events_id_idx ON directives (events_id);
-            "#,
-        )
-        .unwrap();
-    client.batch_execute(MAILGEN_HELPERS).unwrap();
-    client.batch_execute(trigger).unwrap();
-    let event = event_with(&json!([
+/// A database of Mailgen's with four directives of events of 2020, three of them sent in two mails.
+fn mailgen_database() -> Database {
+    let database = Cluster::shared().mailgen_database();
+    let mut event = event_with(&json!([
         directive(&[]),
         directive(&[("recipient_address", json!("noc@as64496.example"))])
     ]));
-    database.insert_event(&event);
-    database.insert_event(&event);
-    client
+    event["time.observation"] = json!("2020-05-05T05:00:00+00:00");
+    database.insert_events([&event, &event]);
+    database
+        .connect()
         .batch_execute(
-            "INSERT INTO sent (intelmq_ticket, sent_at) VALUES ('20201124-10000001', '2020-11-24'), ('20201124-10000002', NULL);
-             UPDATE directives SET sent_id = CASE WHEN id < 3 THEN 1 ELSE 2 END WHERE id < 4;
-             ALTER TABLE events OWNER TO eventdb_owner; ALTER TABLE directives OWNER TO eventdb_owner;
-             ALTER TABLE sent OWNER TO eventdb_owner; ALTER TABLE ticket_day OWNER TO eventdb_owner;",
+            "INSERT INTO sent (intelmq_ticket, sent_at)
+             VALUES ('20201124-10000001', '2020-11-24'), ('20201124-10000002', NULL);
+             UPDATE directives SET sent_id = CASE WHEN id < 3 THEN 1 ELSE 2 END WHERE id < 4",
         )
-        .context("filling the old database")
         .unwrap();
     database
 }
 
-/// Functions that write directives in the way of old, with the names they had.
-const MAILGEN_HELPERS: &str = r"
-CREATE FUNCTION json_object_as_text_array(obj json) RETURNS text[][] LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    pair record;
-    result text[][] := '{}';
-BEGIN
-    FOR pair IN SELECT * FROM json_each_text(obj) ORDER BY key LOOP
-        result := result || ARRAY[ARRAY[pair.key, pair.value]];
-    END LOOP;
-    RETURN result;
-END $$;
-CREATE FUNCTION insert_directive(event_id bigint, directive json, endpoint ip_endpoint) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO directives (events_id, medium, recipient_address, template_name, notification_format, event_data_format,
-                            aggregate_identifier, notification_interval, endpoint)
-    SELECT event_id, directive ->> 'medium', directive ->> 'recipient_address', directive ->> 'template_name',
-           directive ->> 'notification_format', directive ->> 'event_data_format',
-           json_object_as_text_array(directive -> 'aggregate_identifier'),
-           (directive ->> 'notification_interval')::int * interval '1 second', endpoint;
-END $$;
-CREATE FUNCTION directives_from_extra(event_id bigint, extra json) RETURNS void LANGUAGE sql AS $$
-    SELECT insert_directive(event_id, d, 'source') FROM json_array_elements(extra -> 'certbund' -> 'source_directives') d
-$$;
-";
-
-/// The names that the trigger and its function have had in every version.
-const MAILGEN_TRIGGER: &str = "
-CREATE FUNCTION events_insert_directives_for_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN PERFORM directives_from_extra(NEW.id, NEW.extra); RETURN NEW; END $$;
-CREATE TRIGGER events_insert_directive_trigger AFTER INSERT ON events
-    FOR EACH ROW EXECUTE FUNCTION events_insert_directives_for_row();
-";
-
-/// The same by names that somebody chose.
+/// The trigger and its function by names that somebody chose.
 const RENAMED_TRIGGER: &str = "
-CREATE FUNCTION queue_mails() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN PERFORM directives_from_extra(NEW.id, NEW.extra); RETURN NEW; END $$;
-CREATE TRIGGER queue_mails AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION queue_mails();
+ALTER FUNCTION events_insert_directives_for_row RENAME TO queue_mails;
+ALTER TRIGGER events_insert_directive_trigger ON events RENAME TO queue_mails;
 ";

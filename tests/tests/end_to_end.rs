@@ -1,4 +1,5 @@
-//! From events in PostgreSQL to mails at the relay and `sent` in the database, with real servers all the way.
+//! From events in PostgreSQL to mails at the relay and `sent` in the database, with real servers
+//! all the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -211,7 +212,7 @@ fn an_outbox_that_is_not_there_is_made_by_init_and_by_nothing_else() {
     // As when its file system is not mounted: an empty one instead would claim nothing.
     site.set("outbox.path", json!(site.folder().join("elsewhere")));
     for run in [site.generator(&["run", "--all"]), site.deliverer(&["run", "--once"])] {
-        run.expect(75).line("ERROR", &["elsewhere"]);
+        run.expect(75).line("ERROR", &["elsewhere", "mounted?", "outbox-generator init"]);
     }
     assert!(!site.outbox().exists());
 
@@ -236,8 +237,9 @@ fn generator_and_deliverer_against_each_other_for_two_minutes() {
     against_each_other(Duration::from_secs(120), 2);
 }
 
-/// Events arrive, the generator runs again and again, and so does the deliverer, now as a service that is told to stop and
-/// now once; each directive's event is in exactly one mail that the relay got.
+/// Events arrive, the generator runs again and again, and so does the deliverer, now as a service
+/// that is told to stop and now once; each directive's event is in exactly one mail that the relay
+/// got.
 fn against_each_other(duration: Duration, seed: u64) {
     let relay = ScriptedRelay::start();
     let site = Site::new(programs!()).relay(relay.port()).build();
@@ -295,11 +297,10 @@ fn a_mail_that_is_marked_while_the_generator_looks_around_is_not_written_again()
     site.insert(&events::groups(2));
     site.generator(&["run", "--all"]).expect(0);
     site.insert([&Directive::to("third@isp.example").event()]);
-    // Half a second passes before it sees the sidecars. Were that after it asked the database what is pending, the
-    // deliverer could have them marked and gone in between. When it has asked, it waits for its ticket.
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM ticket_day FOR UPDATE", &[]).unwrap();
+    // Half a second passes before it sees the sidecars. Were that after it asked the database what
+    // is pending, the deliverer could have them marked and gone in between. When it has asked, it
+    // waits for its ticket.
+    let held = site.hold("SELECT FROM ticket_day FOR UPDATE");
     let sidecars = site.outbox().join("sidecar").display().to_string();
     let slow = ["-P", &sidecars, "-e", "trace=openat", "-e", "inject=openat:delay_enter=500000"];
     let generator = site.start_under_strace(Program::Generator, &["run", "--all"], &slow);
@@ -307,7 +308,7 @@ fn a_mail_that_is_marked_while_the_generator_looks_around_is_not_written_again()
                  WHERE locktype = 'advisory' AND datname = current_database()";
     wait_until("it asks the database", || !site.column::<i32>(asks).is_empty());
     site.deliverer(&["run", "--once"]).expect(0);
-    held.commit().unwrap();
+    drop(held);
     generator.finish().expect(0).line("INFO", &["done", "mails=1"]);
     let files = ["new/#3", "sent/cur/#1:2,S", "sent/cur/#2:2,S", "sidecar/#3.json"];
     assert_eq!(site.files(), files);
@@ -319,11 +320,9 @@ fn a_second_generator_at_once_notices_and_leaves_all_to_the_first() {
     let mut site = Site::new(programs!()).relay(relay.port()).build();
     site.insert(&events::groups(3));
     // Who holds this row keeps the first from drawing tickets, when it holds all its locks.
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM ticket_day FOR UPDATE", &[]).unwrap();
+    let held = site.hold("SELECT FROM ticket_day FOR UPDATE");
     let first = site.start_generator(&["run", "--all"]);
-    wait_until("the first waits for its tickets", || waits_for_a_lock(&site));
+    wait_until("the first waits for its tickets", || site.waits(Program::Generator, "Lock"));
 
     let run = site.generator(&["run", "--all"]).expect(0);
     run.line("INFO", &["another outbox-generator"]);
@@ -343,7 +342,7 @@ fn a_second_generator_at_once_notices_and_leaves_all_to_the_first() {
     let code = refused.unwrap_err().code().cloned();
     assert_eq!(code, Some(postgres::error::SqlState::LOCK_NOT_AVAILABLE));
 
-    held.commit().unwrap();
+    drop(held);
     first.finish().expect(0).line("INFO", &["done", "mails=3"]);
     site.generator(&["run", "--all"]).expect(0).line("INFO", &["done", "mails=0"]);
     site.deliverer(&["run", "--once"]).expect(0);
@@ -370,14 +369,12 @@ fn the_deliverer_marks_while_a_generator_holds_what_is_pending() {
     site.insert(&events::groups(2));
     site.generator(&["run", "--all"]).expect(0);
     site.insert(&events::groups(3));
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM ticket_day FOR UPDATE", &[]).unwrap();
+    let held = site.hold("SELECT FROM ticket_day FOR UPDATE");
     let generator = site.start_generator(&["run", "--all"]);
-    wait_until("it waits for its tickets", || waits_for_a_lock(&site));
+    wait_until("it waits for its tickets", || site.waits(Program::Generator, "Lock"));
     site.deliverer(&["run", "--once"]).expect(0);
     assert_eq!(site.sent_tickets().len(), 2);
-    held.commit().unwrap();
+    drop(held);
     generator.finish().expect(0).line("INFO", &["done", "mails=3"]);
 }
 
@@ -535,7 +532,8 @@ fn a_mail_in_the_outbox_counts_as_the_groups_last_notification() {
     site.insert([&Directive::to("c@isp.example").event()]);
     run(1, 1);
 
-    // Relayed and marked, it still counts; and the interval is the longest that one of the group asks for.
+    // Relayed and marked, it still counts; and the interval is the longest that one of the group
+    // asks for.
     site.deliverer(&["run", "--once"]).expect(0);
     assert_eq!((site.sent_tickets().len(), site.listed("sidecar").len()), (6, 0));
     run(0, 1);
@@ -584,10 +582,7 @@ fn an_additional_condition_speaks_of_directives_and_of_events_without_a_right_to
 #[test]
 fn a_database_that_mailgen_made_and_used_is_worked_on_as_it_is() {
     let relay = ScriptedRelay::start();
-    drop(Cluster::shared().database()); // It makes the roles.
-    let database = Cluster::shared().empty_database();
-    database.load_sql(&sql_file("events.sql")).unwrap();
-    database.connect().batch_execute(include_str!("../src/mailgen.sql")).unwrap();
+    let database = Cluster::shared().mailgen_database();
     let daily = Directive::to("daily@isp.example")
         .template("malware-infection_provider")
         .format("malware-infection", "malware-infection_csv_inline")
@@ -709,7 +704,8 @@ fn mark(number: usize) -> String {
     format!("mark-{number:06}.example")
 }
 
-/// Each of the events from 1 to `count` is in exactly one mail, and that is the one by which its directive was sent.
+/// Each of the events from 1 to `count` is in exactly one mail, and that is the one by which its
+/// directive was sent.
 fn assert_each_mark_once(site: &Site, mails: &[Received], count: usize) {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for mail in mails {
@@ -730,16 +726,6 @@ fn assert_each_mark_once(site: &Site, mails: &[Received], count: usize) {
     }
     assert_eq!(expected.len(), count);
     assert_eq!(found, expected);
-}
-
-/// Whether a generator waits for a lock in the database.
-fn waits_for_a_lock(site: &Site) -> bool {
-    !site
-        .column::<i32>(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-                AND application_name = 'outbox-generator' AND wait_event_type = 'Lock'",
-        )
-        .is_empty()
 }
 
 /// A terminal with a program in it. It ends when this is dropped.

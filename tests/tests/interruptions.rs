@@ -30,8 +30,8 @@ fn a_generator_killed_at_any_moment_loses_nothing_and_repeats_nothing() {
     };
     let mut left = Vec::new();
     for _ in 0..8 {
-        // The moment counts from what it has done, so that it means the same on a slow machine. A hundred mails are
-        // drafted before they are published together, that is, renamed.
+        // The moment counts from what it has done, so that it means the same on a slow machine. A
+        // hundred mails are drafted before they are published together, that is, renamed.
         let (before, enough) = (files(), usize::try_from(random.below(220)).unwrap());
         let mut seen = BTreeSet::new();
         let mut generator = site.start_generator(&["run", "--all"]);
@@ -89,7 +89,8 @@ fn both_killed_twenty_times_while_two_thousand_mails_go_through_postfix() {
     both_killed(2_000, 20, 1767);
 }
 
-/// Directives arrive in portions while both programs are started, and killed so many times each, at random moments.
+/// Directives arrive in portions while both programs are started, and killed so many times each, at
+/// random moments.
 fn both_killed(count: usize, kills: usize, seed: u64) {
     let postfix = Postfix::shared();
     let site = Site::new(programs!()).relay(postfix.port()).build();
@@ -160,11 +161,9 @@ fn a_deliverer_killed_while_it_marks_sends_nothing_again() {
     let site = Site::new(programs!()).relay(relay.port()).build();
     site.insert(&events::groups(2));
     site.generator(&["run", "--all"]).expect(0);
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM directives FOR UPDATE", &[]).unwrap();
+    let held = site.hold("SELECT FROM directives FOR UPDATE");
     let deliverer = site.start_deliverer(&["run"]);
-    wait_until("it waits to mark the mails", || waits(&site, "Lock"));
+    wait_until("it waits to mark the mails", || site.waits(Program::Deliverer, "Lock"));
     relay.wait_for_mails(2);
     wait_until("both are written down", || site.listed("delivery").len() == 2);
     deliverer.kill();
@@ -178,7 +177,7 @@ fn a_deliverer_killed_while_it_marks_sends_nothing_again() {
     ];
     assert_eq!(site.files(), expected);
     assert!(site.records().iter().all(|record| record["state"] == "accepted"));
-    held.rollback().unwrap();
+    drop(held);
 
     relay.go_away();
     site.deliverer(&["run", "--once"]).expect(0);
@@ -196,8 +195,8 @@ fn a_deliverer_killed_before_any_step_on_the_disk_repeats_at_most_the_mail_in_ha
     killed_before_every_step(Program::Deliverer);
 }
 
-/// Two groups, one with a copy, go through; the program is killed before the first, the second, … call of each kind that
-/// changes the outbox, and then everything is run once more.
+/// Two groups, one with a copy, go through; the program is killed before the first, the second, …
+/// call of each kind that changes the outbox, and then everything is run once more.
 fn killed_before_every_step(program: Program) {
     let relay = ScriptedRelay::start();
     let copies = include_str!("../../templates/formats/examples/01-constituency-copies.toml");
@@ -354,14 +353,11 @@ fn a_database_killed_while_it_marks_has_all_marked_once_when_it_is_back() {
     let site = Site::new(programs!()).database(cluster.database()).relay(relay.port()).build();
     site.insert(&events::groups(3));
     site.generator(&["run", "--all"]).expect(0);
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM directives FOR UPDATE", &[]).unwrap();
+    let held = site.hold("SELECT FROM directives FOR UPDATE");
     let service = site.start_deliverer(&["run"]);
-    wait_until("it waits to mark the mails", || waits(&site, "Lock"));
+    wait_until("it waits to mark the mails", || site.waits(Program::Deliverer, "Lock"));
     cluster.kill();
     drop(held);
-    drop(holder);
     cluster.start();
     wait_until("all are finished", || site.listed("sidecar").is_empty());
     service.terminate().expect(0);
@@ -382,7 +378,7 @@ fn a_commit_whose_answer_is_lost_is_told_again_and_changes_nothing() {
     wait_until("the setting holds", || site.column::<String>(setting) == ["nobody"]);
 
     let service = site.start_deliverer(&["run"]);
-    wait_until("its commit waits to be said", || waits(&site, "IPC"));
+    wait_until("its commit waits to be said", || site.waits(Program::Deliverer, "IPC"));
     relay.wait_for_mails(3);
     site.sql("ALTER SYSTEM RESET synchronous_standby_names");
     cluster.kill();
@@ -399,17 +395,13 @@ fn a_database_that_goes_away_under_the_generator_leaves_all_pending_or_claimed()
     let relay = ScriptedRelay::start();
     let site = Site::new(programs!()).database(cluster.database()).relay(relay.port()).build();
     site.insert(&events::groups(150));
-    let mut holder = site.database().connect();
-    let mut held = holder.transaction().unwrap();
-    held.execute("SELECT FROM ticket_day FOR UPDATE", &[]).unwrap();
+    let held = site.hold("SELECT FROM ticket_day FOR UPDATE");
     let generator = site.start_generator(&["run", "--all"]);
-    let waiting = "SELECT pid FROM pg_stat_activity WHERE application_name = 'outbox-generator' AND wait_event_type = 'Lock'";
-    wait_until("it waits for its tickets", || !site.column::<i32>(waiting).is_empty());
+    wait_until("it waits for its tickets", || site.waits(Program::Generator, "Lock"));
     cluster.kill();
     generator.finish().expect(75);
     assert_eq!(site.files(), [""; 0]);
     drop(held);
-    drop(holder);
     cluster.start();
     site.generator(&["run", "--all"]).expect(0);
     site.deliverer(&["run", "--once"]).expect(0);
@@ -417,15 +409,6 @@ fn a_database_that_goes_away_under_the_generator_leaves_all_pending_or_claimed()
 }
 
 // ---- What the tests above are made of ----
-
-/// Whether a deliverer waits in the database, for this kind of thing.
-fn waits(site: &Site, kind: &str) -> bool {
-    let query = format!(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-            AND application_name = 'outbox-deliverer' AND wait_event_type = '{kind}'"
-    );
-    !site.column::<i32>(&query).is_empty()
-}
 
 /// Every mail that came, by its Message-ID.
 fn received(relay: &ScriptedRelay) -> Vec<(String, Vec<u8>)> {
@@ -446,8 +429,9 @@ fn assert_no_claim_twice(site: &Site) {
     }
 }
 
-/// Every directive of [`events::groups`] is sent; the relay has each group's mail once, but for so many repetitions, which are
-/// the same to the last byte; the outbox is empty but for the archive, which has each mail once.
+/// Every directive of [`events::groups`] is sent; the relay has each group's mail once, but for so
+/// many repetitions, which are the same to the last byte; the outbox is empty but for the archive,
+/// which has each mail once.
 fn assert_all_sent_once(
     site: &Site,
     count: usize,

@@ -1,5 +1,5 @@
-//! What is refused, by the relay, by an operator's flag or by the programs themselves, is neither sent nor lost: it stays
-//! where it was, with the reason, and everything else goes on.
+//! What is refused, by the relay, by an operator's flag or by the programs themselves, is neither
+//! sent nor lost: it stays where it was, with the reason, and everything else goes on.
 
 use std::fs;
 use std::path::Path;
@@ -582,6 +582,8 @@ fn an_event_that_is_gone_and_an_event_of_two_directives_are_no_trouble() {
 fn no_password_ever_shows_in_what_the_programs_say() {
     const SECRET: &str = "Marker-Pa55word";
     const WRONG: &str = "Other-Pa55word";
+    // The secret, and the answer of AUTH PLAIN with it, as base64.
+    const CODED: [&str; 2] = ["TWFya2VyLVBhNTV3b3Jk", "AGNlcnQATWFya2VyLVBhNTV3b3Jk"];
     let cluster = Cluster::private_on_loopback();
     let database = cluster.database();
     let name = database.name().to_owned();
@@ -633,7 +635,7 @@ fn no_password_ever_shows_in_what_the_programs_say() {
     };
     say(&site, Some(0));
     assert_eq!((site.pending(), relay.received().len()), (0, 2), "the passwords are used: {name}");
-    assert!(relay.commands().iter().any(|command| command.starts_with("AUTH ")));
+    assert!(relay.commands().contains(&format!("AUTH PLAIN {}", CODED[1])));
 
     // A relay that repeats what it was told, and a database that refuses.
     site.insert(&events::groups(1));
@@ -649,9 +651,7 @@ fn no_password_ever_shows_in_what_the_programs_say() {
 
     for run in &runs {
         let said = format!("{}{}", run.stdout, run.stderr);
-        for secret in
-            [SECRET, WRONG, "5551234", &base64(SECRET), &base64(&format!("\0cert\0{SECRET}"))]
-        {
+        for secret in [SECRET, WRONG, "5551234", CODED[0], CODED[1]] {
             assert!(!said.contains(secret), "{secret:?} in: {run}");
         }
     }
@@ -690,19 +690,4 @@ fn tickets_drawn(site: &Site) -> i64 {
 fn to(site: &Site) -> Vec<String> {
     let first = |sidecar: &Value| sidecar["envelope"]["to"][0].as_str().unwrap().to_owned();
     site.sidecars().iter().map(first).collect()
-}
-
-/// RFC 4648, section 4.
-fn base64(text: &str) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut encoded = String::new();
-    for chunk in text.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | usize::from(byte))
-            << (8 * (3 - chunk.len()));
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            encoded.push(if digit <= chunk.len() { char::from(DIGITS[value]) } else { '=' });
-        }
-    }
-    encoded
 }
