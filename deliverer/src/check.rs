@@ -9,6 +9,7 @@ use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure, SmtpTls};
 
 use crate::courier::Courier;
+use crate::list::read;
 use crate::marks::missing_rights;
 
 /// Checks all of it.
@@ -20,7 +21,11 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let outbox = Outbox::open(&config.outbox.path)?;
-    let mails = outbox.scan()?.entries.len();
+    let mails = read(&outbox)?;
+    if let Some(trouble) = mails.iter().find_map(|mail| mail.sidecar.as_ref().err()) {
+        bail!("{trouble}");
+    }
+    let mails = mails.len();
     outbox.check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])?;
     Ok(format!("{} with {mails} mails", outbox.root().display()))
 }
@@ -38,7 +43,7 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 fn check_relay(config: &Config) -> anyhow::Result<String> {
     let mut courier = Courier::new(config.smtp()?)?;
     let name = courier.relay_name();
-    courier.connect().map_err(|trouble| anyhow!("{name}: {trouble}"))?;
+    courier.try_connect().map_err(|trouble| anyhow!("{name}: {trouble}"))?;
     courier.disconnect();
     let tls = match config.smtp()?.tls() {
         SmtpTls::None => "without TLS",

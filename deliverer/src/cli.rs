@@ -28,7 +28,8 @@ pub enum Command {
     /// Watch the outbox and relay what comes, until SIGTERM or SIGINT.
     ///
     /// The mail in hand is finished and recorded before the program ends. It can be killed at any
-    /// time: what the relay took before is on disk, and is not sent again.
+    /// time: what the relay took before is on disk, and is not sent again. Only a mail that the relay
+    /// took in that very instant is.
     Run {
         /// Relay what is due now, mark it, and exit.
         #[arg(long)]

@@ -65,18 +65,17 @@ impl Courier {
 
     /// Makes sure that there is a connection. Trouble pauses the relay.
     pub fn connect(&mut self) -> Result<(), RelayTrouble> {
+        self.try_connect().inspect_err(|trouble| self.pause(trouble))
+    }
+
+    /// The same, but trouble has no consequence.
+    pub fn try_connect(&mut self) -> Result<(), RelayTrouble> {
         if self.connection.as_mut().is_some_and(Connection::is_idle_closed) {
             self.connection = None;
         }
         if self.connection.is_none() {
             debug!(relay = self.relay_name(), "connecting");
-            match Connection::open(&self.relay, &self.deadlines) {
-                Ok(connection) => self.connection = Some(connection),
-                Err(trouble) => {
-                    self.pause(&trouble);
-                    return Err(trouble);
-                }
-            }
+            self.connection = Some(Connection::open(&self.relay, &self.deadlines)?);
         }
         Ok(())
     }

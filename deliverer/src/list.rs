@@ -1,11 +1,9 @@
 //! `list`: the mails in the outbox, one a line or as JSON.
 
-use std::io::IsTerminal as _;
-
 use jiff::Timestamp;
-use outbox::{DeliveryRecord, MailId, Outbox, RecipientState, Sidecar, State};
+use outbox::{DeliveryRecord, MailId, Outbox, RecipientState, Sidecar, State, Ticket};
 use outbox_config::Failure;
-use outbox_config::program::print;
+use outbox_config::program::{print, width};
 use outbox_config::text::{fit, one_line};
 use serde::Serialize;
 
@@ -108,15 +106,6 @@ pub fn list(outbox: &Outbox, only: Option<StateName>, json: bool) -> Result<(), 
     print(&text)
 }
 
-/// How wide the terminal is; no limit where there is none.
-fn width() -> Option<usize> {
-    let stdout = std::io::stdout();
-    if !stdout.is_terminal() {
-        return None;
-    }
-    Some(rustix::termios::tcgetwinsize(stdout).map_or(80, |size| usize::from(size.ws_col).max(40)))
-}
-
 fn as_json(mails: &[Listed]) -> String {
     let mails: Vec<Json<'_>> = mails
         .iter()
@@ -163,7 +152,7 @@ fn as_table(mails: &[Listed], now: Timestamp, width: Option<usize>) -> String {
             [first, others @ ..] => format!("{first} +{}", others.len()),
         };
         table += &line([
-            sidecar.map_or("?", |sidecar| sidecar.ticket.as_str()),
+            mail.id.ticket().as_ref().map_or("?", Ticket::as_str),
             &sidecar.map(|sidecar| span(sidecar.created_at, now)).unwrap_or_default(),
             &mail.state_name().to_string(),
             &record.map_or_else(String::new, |record| record.attempts.to_string()),

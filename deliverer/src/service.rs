@@ -28,6 +28,7 @@ use crate::courier::{Courier, smtp_envelope};
 use crate::event::Event;
 use crate::marker::Marker;
 use crate::marks::Mark;
+use crate::smtp::RelayTrouble;
 use crate::summary::Summary;
 use crate::verdict::{self, Circumstances, Verdict, judge};
 
@@ -279,6 +280,8 @@ impl<'a> Service<'a> {
         let bytes = match self.deliverer.outbox().read_mail(&file, &sidecar) {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(reason)) => {
+                let reason =
+                    format!("{reason}; such a mail is never sent, it can only be taken back");
                 return self.write_down(sidecar, &file, verdict::held(record, reason));
             }
             // Moved in this instant: the next look finds it.
@@ -294,7 +297,10 @@ impl<'a> Service<'a> {
             Err(reason) => return self.write_down(sidecar, &file, verdict::held(record, reason)),
         };
         let attempt = self.courier.send(&envelope, &bytes, id.as_str());
-        let blamed = attempt.trouble.is_some() && self.suspect(id);
+        // An answer such as "log in first" is the same for every mail.
+        let about_us = |trouble: &RelayTrouble| trouble.reply().is_some_and(|r| r.code() != 421);
+        let blamed =
+            attempt.trouble.as_ref().is_some_and(|trouble| !about_us(trouble)) && self.suspect(id);
         let verdict = judge(
             record,
             &sidecar.envelope,
@@ -530,8 +536,9 @@ impl<'a> Service<'a> {
 
     fn warn_of_foreign(&mut self, id: &MailId, entry: &Entry) {
         let path = self.deliverer.outbox().mail_path(entry.mail.as_ref().expect("it is a mail"));
-        if self.warned.insert(path) {
-            warn!(mail = %id, "a mail without a sidecar: not ours, never sent");
+        if self.warned.insert(path.clone()) {
+            let path = path.to_string_lossy();
+            warn!(mail = %id, %path, "a mail without a sidecar: not ours, never sent");
         }
     }
 }

@@ -38,7 +38,10 @@ impl Summary {
             DeliveryState::Accepted => {
                 let missing = replies();
                 if missing.is_empty() {
-                    info!(%ticket, %mail, attempts, "relayed");
+                    let to = sidecar.envelope.to.join(",");
+                    let reply = record.recipients.values().next_back();
+                    let reply = reply.map(|outcome| outcome.reply.as_str()).unwrap_or_default();
+                    info!(%ticket, %mail, attempts, to, reply, "relayed");
                 } else {
                     self.errors += 1;
                     error!(%ticket, %mail, attempts, "relayed, but not to all recipients: {missing}");
@@ -63,7 +66,7 @@ impl Summary {
                     DeliveryState::Expired => ("given up after too long", replies()),
                     _ => ("not sent", record.reason.clone().unwrap_or_default()),
                 };
-                error!(%ticket, %mail, attempts, "{what}, and held until its flag is cleared: {why}");
+                error!(%ticket, %mail, attempts, "{what}, and held: {why}");
             }
         }
     }

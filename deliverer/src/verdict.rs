@@ -101,6 +101,17 @@ pub fn judge(
         }
         return Verdict { record: Some(record), hold: false, uncertain };
     }
+    if open {
+        for address in &envelope.to {
+            let outcome = record.recipients.get_mut(address);
+            if let Some(outcome) =
+                outcome.filter(|outcome| outcome.state == RecipientState::Deferred)
+            {
+                outcome.state = RecipientState::Rejected;
+                outcome.reply = format!("given up after too long: {}", outcome.reply);
+            }
+        }
+    }
     // Some were taken and some never will be: the mail is sent, and the log tells who lacks it.
     record.state = match (record.any_accepted(), open) {
         (true, _) => DeliveryState::Accepted,

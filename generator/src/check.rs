@@ -1,5 +1,6 @@
 //! `check`: is everything there that a run needs? Changes nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use outbox_config::database::connect;
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure};
 
-use crate::store::{EventColumns, missing_rights};
+use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
-use crate::tools::{claims, definitions, sender, signer, templates};
+use crate::tools::{claims, definitions, envelope_from, sender, signer, templates};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -29,6 +30,7 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 
 fn check_sender(config: &Config) -> anyhow::Result<String> {
     let sender = sender(config).map_err(Failure::into_error)?;
+    envelope_from(config, &sender).map_err(Failure::into_error)?;
     Ok(sender.address.as_str().to_owned())
 }
 
@@ -52,6 +54,12 @@ fn check_formats(config: &Config) -> anyhow::Result<String> {
         files => format!("; no definitions, and so not used: {}", files.join(", ")),
     };
     let formats = definitions.formats().count();
+    if formats == 0 {
+        let folder = config.script_directory()?.display();
+        bail!(
+            "there is no format definition (NN-name.toml) in {folder} (script_directory){ignored}"
+        );
+    }
     Ok(format!("{formats} in {}{ignored}", config.script_directory()?.display()))
 }
 
@@ -59,29 +67,29 @@ fn check_formats(config: &Config) -> anyhow::Result<String> {
 /// there.
 fn check_templates(config: &Config) -> anyhow::Result<String> {
     let folder = config.template_dir()?;
-    let mut wrong = Vec::new();
+    let mut wrong = BTreeSet::new();
     let mut count = 0;
     for name in template_names(folder)? {
         match Template::load(folder, &name) {
             Ok(_) => count += 1,
-            Err(error) => wrong.push(error.to_string()),
+            Err(error) => _ = wrong.insert(format!("{:#}", anyhow::Error::new(error))),
         }
     }
     let mut templates = templates(config).map_err(Failure::into_error)?;
     // What is wrong with the definitions themselves was told above.
     if let Ok(definitions) = definitions(config) {
         let named = definitions.templates().filter_map(|choice| templates.get(choice).err());
-        wrong.extend(named.map(|error| error.to_string()));
+        wrong.extend(named.map(|error| format!("{:#}", anyhow::Error::new(error))));
     }
     if wrong.is_empty() {
         return Ok(format!("{count} in {}", folder.display()));
     }
-    bail!("{}", wrong.join("; "))
+    bail!("{}", wrong.into_iter().collect::<Vec<_>>().join("; "))
 }
 
 /// The files right in the folder, but hidden ones.
 fn template_names(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let cannot = || format!("cannot list {}", folder.display());
+    let cannot = || format!("cannot list the template folder {}", folder.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(cannot)? {
         let entry = entry.with_context(cannot)?;
@@ -101,6 +109,8 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
+    let condition = config.database()?.additional_directive_where.as_deref();
+    check_condition(&mut client, condition).map_err(Failure::into_error)?;
     let columns = EventColumns::read(&mut client)?;
     if let Ok(definitions) = definitions(config) {
         let fields = definitions.fields();

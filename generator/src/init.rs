@@ -14,7 +14,8 @@ pub fn init(config: &Config) -> Result<(), Failure> {
         Err(_) => Outbox::create(path).map_err(Failure::unavailable)?,
     };
     print(&format!(
-        "{}: made the outbox. Both programs' users need to be in the group of this folder.\n\
+        "{}: made the outbox, for the user and the group that own it now.\n\
+         The users of both programs need to be in this group.\n\
          Next: `outbox-generator check` and `outbox-deliverer check`.\n",
         outbox.root().display()
     ))

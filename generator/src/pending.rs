@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
 use outbox_config::database::connect;
-use outbox_config::program::print;
+use outbox_config::program::{print, width};
 use outbox_config::text::{fit, one_line};
 use outbox_config::{Config, Failure};
 use serde::Serialize;
@@ -41,6 +41,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     };
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;
+    database.event.password()?;
     let mut client = connect(&database.event, "outbox-generator", Duration::from_secs(600))
         .map_err(Failure::Unavailable)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
@@ -53,7 +54,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let text = if json {
         serde_json::to_string_pretty(&lines).expect("plain data has a JSON form") + "\n"
     } else {
-        table(&lines)
+        table(&lines, width().unwrap_or(usize::MAX))
     };
     print(&text)
 }
@@ -129,22 +130,22 @@ fn unreadable(bad: &BadGroup) -> Line {
     }
 }
 
-fn table(lines: &[Line]) -> String {
+fn table(lines: &[Line], width: usize) -> String {
     if lines.is_empty() {
         return "nothing is pending\n".to_owned();
     }
     let mut table =
-        format!("{:<9} {:>6} {:<28} {:<28} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
+        format!("{:<9} {:>5} {:<22} {:<20} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
     for line in lines {
         let row = format!(
-            "{:<9} {:>6} {:<28} {:<28} {}",
+            "{:<9} {:>5} {:<22} {:<20} {}",
             line.state,
             line.directives,
-            fit(&one_line(&line.recipient_address), 28),
-            fit(&one_line(&line.template_name), 28),
+            fit(&one_line(&line.recipient_address), 22),
+            fit(&one_line(&line.template_name), 20),
             one_line(&line.why)
         );
-        table += row.trim_end();
+        table += &fit(row.trim_end(), width);
         table.push('\n');
     }
     let count = |state| lines.iter().filter(|line| line.state == state).count();

@@ -42,6 +42,8 @@ struct Summary {
 pub fn run(config: &Config) -> Result<(), Failure> {
     let mut tools = Tools::load(config)?;
     let database = config.database()?;
+    // A password that can't be read is the configuration's fault, and no outage.
+    database.event.password()?;
     let outbox = Outbox::open(&config.outbox.path).map_err(Failure::unavailable)?;
     let Some(mut generator) = outbox.lock_generator().map_err(Failure::unavailable)? else {
         info!("another outbox-generator writes into this outbox: nothing to do");
@@ -59,7 +61,6 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let condition = database.additional_directive_where.as_deref();
     let pending = store::pending(&mut client, condition, &claims)?;
     let Some(Pending { mut transaction, groups }) = pending else {
-        info!("another outbox-generator, or Mailgen, works on this database: nothing to do");
         return Ok(());
     };
     let mut writer = Writer {

@@ -11,7 +11,7 @@ use outbox_config::database::{describe, missing_grants};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::{Client, Row, Transaction};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::column::Field;
 use crate::event::{Event, Value};
@@ -72,7 +72,7 @@ fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> Failure {
 }
 
 /// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,
-/// is at it.
+/// is at it, which the log tells.
 ///
 /// The row lock is `FOR KEY SHARE`: Mailgen's `FOR UPDATE NOWAIT` fails on it, and the deliverer's
 /// `UPDATE` of `sent_id` does not have to wait for the end of this run. Generators tell each other
@@ -88,6 +88,7 @@ pub fn pending<'a>(
         .map_err(|error| cannot_read(&error, condition))?
         .get(0);
     if !alone {
+        info!("another outbox-generator works on this database: nothing to do");
         return Ok(None);
     }
     match read_pending(&mut transaction, condition, claims, Lock::Rows) {
@@ -95,12 +96,19 @@ pub fn pending<'a>(
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             // Not a generator of ours. If it comes again and again, it is no Mailgen either.
             warn!(
-                "somebody else, such as Mailgen or an open psql, holds pending directives locked"
+                "somebody else, such as Mailgen or an open psql, holds pending directives locked: \
+                 nothing is written this time"
             );
             Ok(None)
         }
         Err(error) => Err(cannot_read(&error, condition)),
     }
+}
+
+/// Finds out whether the configured condition makes sense, without reading a row.
+pub fn check_condition(client: &mut Client, condition: Option<&str>) -> Result<(), Failure> {
+    let query = pending_query(condition, Lock::Rows);
+    client.prepare(&query).map(drop).map_err(|error| cannot_read(&error, condition))
 }
 
 fn read_pending(
@@ -109,6 +117,12 @@ fn read_pending(
     claims: &Claims,
     lock: Lock,
 ) -> Result<Vec<Result<Group, BadGroup>>, postgres::Error> {
+    let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
+    let rows = transaction.query_raw(&pending_query(condition, lock), [&claimed])?;
+    rows.map(|row| Ok(group(&row, claims))).collect()
+}
+
+fn pending_query(condition: Option<&str>, lock: Lock) -> String {
     let condition = condition.map(str::trim).filter(|condition| !condition.is_empty());
     let names_events =
         |condition: &str| condition.contains("events.") || condition.contains("\"events\".");
@@ -118,11 +132,10 @@ fn read_pending(
     };
     let condition = condition.unwrap_or("true");
     let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
-    let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
     // The conditions on sent_id, medium and endpoint are literals, and the last mail is looked for by
     // `=` and the order of sent_id, since the indexes of sql/notifications.sql serve only these
     // forms. The line end behind the configured condition ends a comment in it.
-    let query = format!(
+    format!(
         "WITH pending AS MATERIALIZED (
              SELECT d3.id, d3.events_id, d3.recipient_address, d3.template_name,
                     d3.notification_format, d3.event_data_format, d3.aggregate_identifier,
@@ -166,8 +179,7 @@ fn read_pending(
                 END AS last_sent
            FROM grouped AS g
           ORDER BY directive_ids[1]"
-    );
-    transaction.query_raw(&query, [&claimed])?.map(|row| Ok(group(&row, claims))).collect()
+    )
 }
 
 fn group(row: &Row, claims: &Claims) -> Result<Group, BadGroup> {
@@ -348,10 +360,10 @@ fn find_missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Err
         ],
     )?;
     let sequence = client.query(
-        "SELECT 'ALTER SEQUENCE intelmq_ticket_seq OWNER TO eventdb_send_notifications; '
-                || format('GRANT eventdb_send_notifications TO %I;', current_user)
-          WHERE NOT (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
-                      WHERE oid = 'intelmq_ticket_seq'::regclass)",
+        "SELECT format('GRANT %I TO %I;', pg_get_userbyid(relowner), current_user)
+           FROM pg_class
+          WHERE oid = 'intelmq_ticket_seq'::regclass
+            AND NOT pg_has_role(relowner, 'USAGE')",
         &[],
     )?;
     missing.extend(sequence.iter().map(|row| row.get::<_, String>(0)));

@@ -51,7 +51,8 @@ pub fn sender(config: &Config) -> Result<Mailbox, Failure> {
     config.sender()?.parse().context("sender in the configuration").map_err(Failure::Configuration)
 }
 
-fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Failure> {
+/// The envelope's reverse-path: configured, or the sender.
+pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, Failure> {
     match &config.envelope_from {
         None => Ok(EnvelopeFrom::from(&sender.address)),
         Some(text) => text

@@ -46,7 +46,11 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
 
 /// Renames within one file system. Not durable before `sync_folder` on both folders.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(Error::io("rename", from))
+    fs::rename(from, to).map_err(|cause| Error::Rename {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        cause,
+    })
 }
 
 /// Removes a file; that there is none is fine.

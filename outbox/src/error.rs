@@ -12,10 +12,21 @@ pub enum Error {
     /// The operating system refused; `action` says what was tried.
     #[error("failed to {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, as a verb: "open", "rename".
+        /// What was tried, as a verb: "open", "fsync".
         action: &'static str,
         /// Where.
         path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+
+    /// A file could not be renamed.
+    #[error("failed to rename {} to {}: {cause}", from.display(), to.display())]
+    Rename {
+        /// Where it is.
+        from: PathBuf,
+        /// Where it was to be.
+        to: PathBuf,
         /// What the system said.
         cause: io::Error,
     },
@@ -30,11 +41,7 @@ pub enum Error {
     },
 
     /// The folder is no outbox.
-    #[error(
-        "failed to use {} as an outbox: {reason} (is its file system mounted? `outbox-generator init` makes a \
-         new outbox, or what is missing of one)",
-        path.display()
-    )]
+    #[error("failed to use {} as an outbox: {reason}", path.display())]
     NotAnOutbox {
         /// The folder.
         path: PathBuf,
@@ -69,6 +76,7 @@ impl Error {
 
     /// Whether the operating system said that there is no such file.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Io { cause, .. } | Self::Rename { cause, .. }
+            if cause.kind() == io::ErrorKind::NotFound)
     }
 }

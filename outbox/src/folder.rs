@@ -1,12 +1,14 @@
 //! The outbox's folders: where what is, who may enter, and the two locks.
 
 use std::fs::{self, File, Metadata, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use maildir::Maildir;
 
 use crate::delivery::DeliveryRecord;
+use crate::mail_file::parse_file_name;
 use crate::sidecar::VERSION;
 use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sidecar, disk};
 
@@ -29,6 +31,9 @@ impl Outbox {
     /// new one would claim nothing, and everything would be written a second time.
     pub fn create(root: &Path) -> Result<Self> {
         let outbox = Self { root: root.to_owned() };
+        if root.exists() {
+            outbox.refuse_to_forget()?;
+        }
         let made: Vec<PathBuf> =
             outbox.folders().into_iter().filter(|folder| !folder.exists()).collect();
         if !root.exists() {
@@ -56,6 +61,29 @@ impl Outbox {
         Self::open(root)
     }
 
+    /// Fails if there are mails of ours and not the folders that tell what is known of them: with
+    /// new ones, nothing would be claimed and all of it be written and sent again.
+    fn refuse_to_forget(&self) -> Result<()> {
+        let lost = [self.sidecars(), self.records()].into_iter().find(|folder| !folder.exists());
+        let Some(lost) = lost else { return Ok(()) };
+        for folder in Place::ALL.map(|place| self.maildir(place)) {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let ours = name.to_str().and_then(parse_file_name);
+                if ours.is_some_and(|(id, _)| id.ticket().is_some()) {
+                    let reason = format!(
+                        "{} is missing while there are mails in {}: bring it back, or move these \
+                         mails away if they are to be written anew",
+                        lost.display(),
+                        folder.display()
+                    );
+                    return Err(Error::NotAnOutbox { path: self.root.clone(), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the outbox at `root`. Fails, and says what is missing, if it is none.
     pub fn open(root: &Path) -> Result<Self> {
         let outbox = Self { root: root.to_owned() };
@@ -69,6 +97,11 @@ impl Outbox {
             let metadata =
                 if folder == root { fs::metadata(&folder) } else { fs::symlink_metadata(&folder) };
             match metadata {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let hint =
+                        "is its file system mounted? `outbox-generator init` makes a new outbox";
+                    return refuse(&folder, format!("{error} ({hint})"));
+                }
                 Err(error) => return refuse(&folder, error.to_string()),
                 Ok(metadata) if !metadata.is_dir() => {
                     return refuse(&folder, "is not a folder".into());

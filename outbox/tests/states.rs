@@ -569,6 +569,21 @@ fn what_is_no_outbox_is_refused_in_words_that_name_what_is_missing() {
 }
 
 #[test]
+fn no_new_outbox_is_made_around_mails_whose_sidecars_are_lost() {
+    for lost in ["sidecar", "delivery"] {
+        let case = case();
+        case.published();
+        let aside = case.folder.path().join("aside");
+        fs::rename(case.outbox.root().join(lost), &aside).unwrap();
+        let error = Outbox::create(case.outbox.root()).unwrap_err().to_string();
+        assert!(error.contains(lost) && error.contains("bring it back"), "{error}");
+        assert!(!case.outbox.root().join(lost).exists());
+        fs::rename(&aside, case.outbox.root().join(lost)).unwrap();
+        Outbox::create(case.outbox.root()).unwrap();
+    }
+}
+
+#[test]
 fn the_archive_is_pruned_by_age() {
     use std::time::{Duration, SystemTime};
     let case = case();

@@ -691,3 +691,35 @@ fn to(site: &Site) -> Vec<String> {
     let first = |sidecar: &Value| sidecar["envelope"]["to"][0].as_str().unwrap().to_owned();
     site.sidecars().iter().map(first).collect()
 }
+
+#[test]
+fn a_relay_that_wants_a_login_is_in_trouble_and_no_mail_is_held_for_it() {
+    let relay = ScriptedRelay::start();
+    let site = site_with_mails(Site::new(programs!()).relay(relay.port()), 2);
+    relay.always(At::Mail, "", Act::Say("530 5.7.0 Authentication required"));
+    let run = site.deliverer(&["run", "--once"]).expect(75);
+    run.line("WARN", &["the relay is in trouble", "530 5.7.0 Authentication required"]);
+    assert!(site.records().is_empty(), "{run}");
+    assert_eq!(site.listed("new").len(), 2, "none is flagged");
+    relay.behave();
+    site.deliverer(&["run", "--once"]).expect(0);
+    assert_eq!(site.pending(), 0);
+}
+
+#[test]
+fn check_finds_what_run_would_refuse() {
+    for (key, value, words) in [
+        ("envelope_from", json!("bounce+{tikcet}@cert.example"), "envelope_from"),
+        ("database.additional_directive_where", json!("d3.no_such = 1"), "no_such"),
+        ("database.additional_directive_where", json!("(d3.id = 1"), "additional_directive_where"),
+        ("script_directory", json!("/var/empty-for-this-test"), "/var/empty-for-this-test"),
+    ] {
+        let site = Site::new(programs!()).set(key, value).build();
+        let run = site.generator(&["check"]).expect(1);
+        assert!(run.stdout.contains("WRONG") && run.stdout.contains(words), "{run}");
+        site.generator(&["run", "--all"]).expect(78);
+    }
+    let site = Site::new(programs!()).build();
+    let run = site.generator(&["check"]).expect(0);
+    assert!(!run.stdout.contains("WRONG"), "{run}");
+}

@@ -146,7 +146,12 @@ impl Connection {
 
     fn ask_for_tls(&mut self) -> Result<(), RelayTrouble> {
         if !self.capabilities.start_tls {
-            return Err(self.fail(Phase::StartTls, Cause::NotOffered("STARTTLS")));
+            return Err(self.fail(
+                Phase::StartTls,
+                Cause::NotOffered(
+                    "STARTTLS (smtp.tls says how to go without, or with TLS from the start)",
+                ),
+            ));
         }
         let reply = self.command(Phase::StartTls, Starttls)?;
         self.expect(Phase::StartTls, reply, 220)?;
@@ -196,7 +201,7 @@ impl Connection {
         let reply = self.hidden.iter().fold(reply, |reply, secret| reply.without(secret));
         debug!(?phase, %reply);
         match Meaning::of(&reply) {
-            Meaning::Closing => Err(self.fail(phase, Cause::Answered(reply))),
+            Meaning::RelaysOwn => Err(self.fail(phase, Cause::Answered(reply))),
             Meaning::GoOn | Meaning::Refused(_) => Ok(reply),
         }
     }
@@ -217,7 +222,7 @@ impl Connection {
             }
         }
         let cause = match reply::parse(&self.received) {
-            Ok(Parsed::Complete { reply, .. }) if Meaning::of(&reply) == Meaning::Closing => {
+            Ok(Parsed::Complete { reply, .. }) if Meaning::of(&reply) == Meaning::RelaysOwn => {
                 Cause::Answered(reply)
             }
             Ok(Parsed::Complete { reply, .. }) => {

@@ -67,14 +67,15 @@ pub(super) enum Meaning {
     GoOn,
     /// 4xx or 5xx, with what it makes of a recipient.
     Refused(Outcome),
-    /// 421: the relay closes the connection, whatever we asked (RFC 5321, section 3.8). That is no mail's fault.
-    Closing,
+    /// 421: the relay closes the connection, whatever we asked (RFC 5321, section 3.8). 530 and its
+    /// kin: it wants a login or TLS (RFC 4954, section 6). Neither is a mail's fault.
+    RelaysOwn,
 }
 
 impl Meaning {
     pub fn of(reply: &Reply) -> Self {
         match reply.code() {
-            421 => Self::Closing,
+            421 | 530 | 534 | 535 | 538 => Self::RelaysOwn,
             200..=399 => Self::GoOn,
             500..=599 => Self::Refused(Outcome::Rejected(reply.clone())),
             // 4xx; the parser lets nothing else through, but what is unknown is temporary.

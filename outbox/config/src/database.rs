@@ -63,9 +63,13 @@ pub fn connect(
             })
             .connect(MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?))
     };
+    let port = settings.port.unwrap_or(5432);
     let place = host.unwrap_or("the local socket");
     connected.map_err(|error| anyhow::anyhow!("{}", describe(&error))).with_context(|| {
-        format!("cannot connect to database {} at {place} as {}", settings.name, settings.username)
+        format!(
+            "cannot connect to database {} at {place}, port {port}, as {}",
+            settings.name, settings.username
+        )
     })
 }
 

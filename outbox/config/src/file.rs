@@ -350,6 +350,12 @@ mod tests {
     }
 
     #[test]
+    fn an_outbox_that_depends_on_the_working_folder_is_refused() {
+        let error = Files::new(Some(r#"{"outbox": {"path": "spool"}}"#), None).error();
+        assert!(error.contains("outbox.path: must be an absolute path"), "{error}");
+    }
+
+    #[test]
     fn broken_json_is_named_with_line_and_column() {
         let error = Files::new(Some("{\n  \"sender\": oops\n}"), None).error();
         assert!(error.contains("/system:2:"), "{error}");

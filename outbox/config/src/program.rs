@@ -1,7 +1,7 @@
 //! What both programs are around their commands: common arguments, the log, words and an exit code
 //! at the end, and standard output.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,6 +54,15 @@ pub fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// How wide the terminal is; no limit where there is none.
+pub fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    Some(rustix::termios::tcgetwinsize(stdout).map_or(80, |size| usize::from(size.ws_col).max(40)))
 }
 
 /// One thing that `check` looks at: its name, and a function that says how it is.

@@ -301,6 +301,9 @@ impl Config {
                 reason: reason.to_owned(),
             })
         };
+        if !self.outbox.path.is_absolute() {
+            return wrong("outbox.path", "must be an absolute path: both programs must find it");
+        }
         let delivery = &self.delivery;
         if delivery.retry_min.is_zero() {
             return wrong("delivery.retry_min", "must be longer than zero");
