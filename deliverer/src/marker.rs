@@ -100,8 +100,8 @@ impl Worker {
                     [mark] => {
                         if self.refused.insert(mark.id.clone()) {
                             error!(
-                            ticket = %mark.ticket, mail = %mark.id,
-                            "cannot mark a relayed mail as sent, will try again: {text}"
+                                ticket = %mark.ticket, mail = %mark.id,
+                                "cannot mark a relayed mail as sent, will try again: {text}"
                             );
                         }
                         rest.extend(batch);

@@ -1,9 +1,6 @@
 //! `pending`: the groups, and what would become of each. Takes no lock and changes nothing.
 
-use std::time::Duration;
-
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
-use outbox_config::database::connect;
 use outbox_config::program::{print, width};
 use outbox_config::text::{fit, one_line};
 use outbox_config::{Config, Failure};
@@ -42,8 +39,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;
     database.event.password()?;
-    let mut client = connect(&database.event, "outbox-generator", Duration::from_secs(600))
-        .map_err(Failure::Unavailable)?;
+    let mut client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let condition = database.additional_directive_where.as_deref();
     let groups = store::peek(&mut client, condition, &claims)?;

@@ -45,7 +45,8 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
     recipients(&group.key.recipient_address)?;
     let ticket = Ticket::new("00000000", 0)?;
     for mail in std::iter::once(&plan.mail).chain(plan.copies.iter().map(|copy| &copy.mail)) {
-        fill(&tools.templates.get(&mail.template)?, mail, group, &ticket, "")?;
+        let template = tools.templates.get(&mail.template)?;
+        fill(&template, mail, group, &ticket, "")?;
     }
     Ok(())
 }
@@ -77,8 +78,8 @@ impl Occasion<'_> {
         let &Self { group, events, ticket, now, to } = self;
         let csv = table(group, plan, events)?;
         let inline = if plan.data == Data::Inline { csv.as_str() } else { "" };
-        let Filled { subject, body } =
-            fill(&tools.templates.get(&plan.template)?, plan, group, ticket, inline)?;
+        let template = tools.templates.get(&plan.template)?;
+        let Filled { subject, body } = fill(&template, plan, group, ticket, inline)?;
         let message_id = MessageId::new(ticket, &tools.sender.address)?;
         let attachment = (plan.data == Data::Attachment).then_some(Attachment {
             file_name: "events.csv",

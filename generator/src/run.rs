@@ -1,11 +1,9 @@
 //! `run`: what is pending becomes mails in the outbox.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use outbox::{Draft, Generator, Outbox, Ticket};
-use outbox_config::database::connect;
 use outbox_config::{Config, Failure};
 use postgres::{Client, Transaction};
 use tracing::{debug, error, info, warn};
@@ -25,9 +23,6 @@ struct Limits {
     mails: usize,
     events: usize,
 }
-
-/// How long one statement may take: the pending query reads hundreds of thousands of rows.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +48,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     // Before the database is asked: the deliverer removes a claim only after the database knows.
     let claims = claims(generator.outbox())?;
 
-    let connection = || connect(&database.event, "outbox-generator", STATEMENT_TIMEOUT);
-    let mut client = connection().map_err(Failure::Unavailable)?;
+    let mut client = store::open(&database.event)?;
     // Tickets are committed while the run's transaction is still open.
-    let mut ticket_client = connection().map_err(Failure::Unavailable)?;
+    let mut ticket_client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let condition = database.additional_directive_where.as_deref();
     let pending = store::pending(&mut client, condition, &claims)?;

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
-use outbox_config::Failure;
-use outbox_config::database::{describe, missing_grants};
+use outbox_config::database::{connect, describe, missing_grants};
+use outbox_config::{DatabaseSettings, Failure};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::{Client, Row, Transaction};
@@ -19,6 +20,14 @@ use crate::group::{EventId, Group};
 
 /// "outbox" in ASCII: who holds this advisory lock is the one generator on this database.
 const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+
+/// How long one statement may take: the pending query reads hundreds of thousands of rows.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Connects, for long statements.
+pub fn open(settings: &DatabaseSettings) -> Result<Client, Failure> {
+    connect(settings, "outbox-generator", STATEMENT_TIMEOUT).map_err(Failure::Unavailable)
+}
 
 /// The pending groups and the right to answer them, as long as the transaction lasts.
 pub struct Pending<'a> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
 use outbox::{Claims, Outbox};
@@ -103,23 +104,23 @@ pub fn signer(settings: &OpenPgpSettings) -> Result<Option<GpgSigner>, Failure> 
 /// Templates, each read once.
 pub struct Templates {
     folder: PathBuf,
-    read: HashMap<String, Template>,
+    read: HashMap<String, Rc<Template>>,
 }
 
 impl Templates {
     /// The template that a plan chose.
-    pub fn get(&mut self, choice: &TemplateChoice) -> Result<Template, TemplateError> {
+    pub fn get(&mut self, choice: &TemplateChoice) -> Result<Rc<Template>, TemplateError> {
         match choice {
             TemplateChoice::Inline { subject, body } => {
                 let name = format!("{}:{}", subject.file, subject.line);
-                Template::from_parts(&name, &subject.text, &body.text)
+                Template::from_parts(&name, &subject.text, &body.text).map(Rc::new)
             }
             TemplateChoice::Named(name) => {
                 if let Some(template) = self.read.get(name) {
-                    return Ok(template.clone());
+                    return Ok(Rc::clone(template));
                 }
-                let template = Template::load(&self.folder, name)?;
-                self.read.insert(name.clone(), template.clone());
+                let template = Rc::new(Template::load(&self.folder, name)?);
+                self.read.insert(name.clone(), Rc::clone(&template));
                 Ok(template)
             }
         }

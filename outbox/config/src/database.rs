@@ -27,12 +27,13 @@ pub fn connect(
     application_name: &str,
     statement_timeout: Duration,
 ) -> anyhow::Result<Client> {
+    let port = settings.port.unwrap_or(5432);
     let mut config = postgres::Config::new();
     config
         .dbname(&settings.name)
         .user(&settings.username)
         .application_name(application_name)
-        .port(settings.port.unwrap_or(5432))
+        .port(port)
         .connect_timeout(Duration::from_secs(10))
         .tcp_user_timeout(Duration::from_secs(60))
         .keepalives_idle(Duration::from_secs(30))
@@ -63,7 +64,6 @@ pub fn connect(
             })
             .connect(MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?))
     };
-    let port = settings.port.unwrap_or(5432);
     let place = host.unwrap_or("the local socket");
     connected.map_err(|error| anyhow::anyhow!("{}", describe(&error))).with_context(|| {
         format!(
