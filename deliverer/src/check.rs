@@ -41,14 +41,15 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_relay(config: &Config) -> anyhow::Result<String> {
-    let mut courier = Courier::new(config.smtp()?)?;
+    let relay = &config.smtp()?[0];
+    let mut courier = Courier::new(relay)?;
     let name = courier.relay_name();
     courier.try_connect().map_err(|trouble| anyhow!("{name}: {trouble}"))?;
     courier.disconnect();
-    let tls = match config.smtp()?.tls() {
+    let tls = match relay.tls() {
         SmtpTls::None => "without TLS",
         SmtpTls::StartTls | SmtpTls::Implicit => "with TLS",
     };
-    let login = if config.smtp()?.login()?.is_some() { ", and logs us in" } else { "" };
+    let login = if relay.login()?.is_some() { ", and logs us in" } else { "" };
     Ok(format!("{name} greets us {tls}{login}"))
 }

@@ -49,7 +49,7 @@ fn open(config: &Config) -> Result<Outbox, Failure> {
 
 fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     let database = config.database()?.event.clone();
-    let courier = Courier::new(config.smtp()?)?;
+    let courier = Courier::new(&config.smtp()?[0])?;
     // A password that can't be read is an error now, not in the marker's thread.
     database.password()?;
     let outbox = open(config)?;

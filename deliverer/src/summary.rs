@@ -58,6 +58,7 @@ impl Summary {
                     warn!(%ticket, %mail, attempts, next, "deferred: {words}");
                 }
             }
+            DeliveryState::Review => info!(%ticket, %mail, "new, and held for review"),
             DeliveryState::Rejected | DeliveryState::Expired | DeliveryState::Held => {
                 self.held += 1;
                 self.errors += 1;

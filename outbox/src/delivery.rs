@@ -45,6 +45,29 @@ pub struct DeliveryRecord {
     /// Why the mail is held, where no recipient's reply says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Since when the mail is in the relay's hands. Only written where a mail that the relay may have
+    /// taken without saying so is to be held: met by a later start, it says that there was no time to
+    /// write down what the relay said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_at: Option<Timestamp>,
+    /// The attempts, oldest first; of very many the latest [`DeliveryRecord::HISTORY`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<AttemptMade>,
+}
+
+/// One attempt to relay a mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttemptMade {
+    /// When it ended.
+    pub at: Timestamp,
+    /// The relay that was asked: host and port.
+    pub relay: String,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+    /// The last word of it: the relay's, of the recipient that fared worst, or what kept it from
+    /// saying one.
+    pub reply: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -53,6 +76,17 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl DeliveryRecord {
+    /// How many attempts a record keeps.
+    pub const HISTORY: usize = 50;
+
+    /// Notes an attempt.
+    pub fn remember(&mut self, attempt: AttemptMade) {
+        if self.history.len() >= Self::HISTORY {
+            self.history.remove(0);
+        }
+        self.history.push(attempt);
+    }
+
     /// The record of a mail that was not tried yet.
     pub fn new(id: MailId) -> Self {
         Self {
@@ -68,6 +102,8 @@ impl DeliveryRecord {
             relay: None,
             accepted_at: None,
             reason: None,
+            offered_at: None,
+            history: Vec::new(),
         }
     }
 
@@ -84,8 +120,8 @@ impl DeliveryRecord {
 
     /// Whether the mail was held with this record.
     pub fn was_held(&self) -> bool {
-        use DeliveryState::{Expired, Held, Rejected};
-        matches!(self.state, Rejected | Expired | Held)
+        use DeliveryState::{Expired, Held, Rejected, Review};
+        matches!(self.state, Rejected | Expired | Held | Review)
     }
 
     /// Begins anew after a person released the mail: all but those who have it are asked for, and
@@ -116,6 +152,8 @@ pub enum DeliveryState {
     Expired,
     /// Never offered to the relay, or no more, and held: `reason` tells why.
     Held,
+    /// New, and held until a person has looked at it. Released, it is like one that was never tried.
+    Review,
     /// No recipient is open and at least one was accepted: to be marked `sent`.
     Accepted,
 }

@@ -35,14 +35,27 @@ impl Place {
 pub struct Flags(String);
 
 impl Flags {
+    /// Flagged: held.
+    pub const HELD: char = 'F';
+    /// Trashed: withdrawn.
+    pub const TRASHED: char = 'T';
+    /// A flag of our own, which mail readers keep and don't show: a deferred mail is due now. It goes
+    /// away with the attempt.
+    pub const RETRY: char = 'r';
+
     /// Whether a person flagged the mail (F): it is held.
     pub fn held(&self) -> bool {
-        self.0.contains('F')
+        self.0.contains(Self::HELD)
     }
 
     /// Whether a person marked the mail for deletion (T): it is withdrawn.
     pub fn trashed(&self) -> bool {
-        self.0.contains('T')
+        self.0.contains(Self::TRASHED)
+    }
+
+    /// Whether a person asked for the next attempt now ([`Flags::RETRY`]).
+    pub fn retried(&self) -> bool {
+        self.0.contains(Self::RETRY)
     }
 
     /// These flags and `flag`.

@@ -44,12 +44,23 @@ pub const KEYS: &[&str] = &[
     "smtp.password_file",
     "logging_level",
     "outbox.path",
+    "outbox.min_free",
+    "outbox.min_free_inodes",
+    "delivery.connections",
+    "delivery.mails_per_connection",
+    "delivery.connection_age",
+    "delivery.rate",
+    "delivery.minimum_age",
     "delivery.retry_min",
     "delivery.retry_max",
     "delivery.expire_after",
     "delivery.archive_for",
+    "delivery.archive_size",
     "delivery.unmarked_limit",
     "delivery.uncertain",
+    "review.hold_new",
+    "metrics.file",
+    "metrics.listen",
     // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
     "xarf_schemacache",
     "xarf_reportdomain",
@@ -160,6 +171,18 @@ fn check_keys(file: &Path, section: &str, map: &Map<String, Value>) -> Result<()
                 return Err(error(format!("unknown key; did you mean {}?", nearest(&key))));
             }
             Value::Object(map) => check_keys(file, &inside, map)?,
+            // Several relays: each of them is such a section.
+            Value::Array(relays) if key == "smtp" && !relays.is_empty() => {
+                for relay in relays {
+                    let Value::Object(relay) = relay else {
+                        return Err(error("must be a list of sections: [ { … }, { … } ]".into()));
+                    };
+                    check_keys(file, &inside, relay)?;
+                }
+            }
+            Value::Array(_) if key == "smtp" => {
+                return Err(error("must name at least one relay".into()));
+            }
             _ => return Err(error("must be a section: { … }".into())),
         }
     }
@@ -196,7 +219,7 @@ fn type_error(
     error: &serde_path_to_error::Error<serde_json::Error>,
 ) -> ConfigError {
     let key = error.path().to_string();
-    let pointer = format!("/{}", key.replace('.', "/"));
+    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
     let holds = |map: &Map<String, Value>| Value::Object(map.clone()).pointer(&pointer).is_some();
     let file = files.iter().rev().find(|(_, map)| holds(map)).unwrap_or(&files[0]);
     ConfigError::Key { file: file.0.clone(), key, reason: error.inner().to_string() }
@@ -221,9 +244,14 @@ mod tests {
         "smtp": { "host": "mail.cert.example", "port": 465, "tls": "implicit", "ca_file": "/ca",
                   "username": "u", "password": "smtppass0", "password_file": "/p" },
         "logging_level": "DEBUG",
-        "outbox": { "path": "/o" },
-        "delivery": { "retry_min": "1m", "retry_max": "2h", "expire_after": "3d",
-                      "archive_for": "4d", "unmarked_limit": 5, "uncertain": "hold" },
+        "outbox": { "path": "/o", "min_free": "1G", "min_free_inodes": 7 },
+        "delivery": { "connections": 2, "mails_per_connection": 3, "connection_age": "1m",
+                      "rate": "120/m", "minimum_age": "2m",
+                      "retry_min": "1m", "retry_max": "2h", "expire_after": "3d",
+                      "archive_for": "4d", "archive_size": "2G", "unmarked_limit": 5,
+                      "uncertain": "hold" },
+        "review": { "hold_new": true },
+        "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
     }"#;
 
@@ -335,10 +363,37 @@ mod tests {
         assert!(error.contains("/user: outbox.path: ") && error.contains("string"), "{error}");
         let error = Files::new(Some(r#"{"delivery": {"retry_min": "5 min"}}"#), None).error();
         assert!(error.contains("delivery.retry_min: ") && error.contains("15m"), "{error}");
-        let error = Files::new(Some(r#"{"smtp": []}"#), None).error();
+        let error = Files::new(Some(r#"{"smtp": 7}"#), None).error();
         assert!(error.contains("smtp: must be a section"), "{error}");
         let error = Files::new(Some(r#"{"smtp": {"host": "h", "tls": "ssl"}}"#), None).error();
         assert!(error.contains("smtp.tls") && error.contains("starttls"), "{error}");
+    }
+
+    #[test]
+    fn several_relays_are_a_list_in_which_each_is_checked() {
+        let load = |text| Files::new(None, Some(text)).load();
+        let config = load(r#"{"smtp": [{"host": "a"}, {"host": "b", "port": 26}]}"#).unwrap();
+        let hosts: Vec<_> = config.smtp().unwrap().iter().map(|relay| &*relay.host).collect();
+        assert_eq!(hosts, ["a", "b"]);
+        assert_eq!(load(r#"{"smtp": {"host": "a"}}"#).unwrap().smtp().unwrap().len(), 1);
+        for (text, words) in [
+            (r#"{"smtp": []}"#, "smtp: must name at least one relay"),
+            (r#"{"smtp": ["a"]}"#, "smtp: must be a list of sections"),
+            (r#"{"smtp": [{"host": "a"}, {"hots": "b"}]}"#, "smtp.hots: unknown key; did you mean"),
+            (r#"{"smtp": [{"host": "a"}, {"host": "b", "tls": "x"}]}"#, "/user: smtp[1].tls: "),
+            (r#"{"smtp": "a"}"#, "smtp: must be a section"),
+            (r#"{"outbox": [{"path": "/o"}]}"#, "outbox: must be a section"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(load("{}").unwrap().smtp().unwrap_err().to_string().contains("smtp.host"));
+    }
+
+    #[test]
+    fn numbers_are_told_to_the_machine_that_asks_and_to_no_other() {
+        let error = Files::new(None, Some(r#"{"metrics": {"listen": "0.0.0.0:9753"}}"#)).error();
+        assert!(error.contains("metrics.listen: must be a loopback address"), "{error}");
     }
 
     #[test]
@@ -389,6 +444,6 @@ mod tests {
     fn the_example_in_the_documentation_is_read() {
         let (_, example) = DOCUMENTATION.split_once("## A full example\n").unwrap();
         let config = Files::new(Some(example), None).load().unwrap();
-        assert!(config.openpgp.is_some() && config.database.is_some() && config.smtp.is_some());
+        assert!(config.openpgp.is_some() && config.database.is_some() && !config.smtp.is_empty());
     }
 }

@@ -10,16 +10,20 @@ mod failure;
 mod file;
 pub mod logging;
 pub mod program;
+mod rate;
 mod secret;
 mod settings;
+mod size;
 pub mod text;
 pub mod tls;
 
 pub use duration::parse_duration;
 pub use failure::Failure;
 pub use file::{ConfigError, KEYS};
+pub use rate::Rate;
 pub use secret::Secret;
 pub use settings::{
-    Config, DatabaseSettings, DeliverySettings, OpenPgpSettings, SmtpSettings, SmtpTls, SslMode,
-    Uncertain,
+    Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
+    ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
 };
+pub use size::{parse_size, size_words};

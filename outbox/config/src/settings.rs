@@ -1,12 +1,14 @@
 //! The settings, as types.
 
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use tracing::Level;
 
-use crate::{ConfigError, Secret, duration};
+use crate::{ConfigError, Rate, Secret, duration, size};
 
 /// The whole configuration. A section that a program needs and does not find is an error of the
 /// function that asks for it, since the other program may not need it.
@@ -28,8 +30,9 @@ pub struct Config {
     pub sender: Option<String>,
     /// The reverse-path of the envelope; `{ticket}` in it is replaced.
     pub envelope_from: Option<String>,
-    /// The relay.
-    pub smtp: Option<SmtpSettings>,
+    /// The relays, in the order in which they are asked.
+    #[serde(default, deserialize_with = "relays")]
+    pub smtp: Vec<SmtpSettings>,
     /// The least severe level that is logged.
     #[serde(default = "default_level", deserialize_with = "level")]
     pub logging_level: Level,
@@ -39,6 +42,12 @@ pub struct Config {
     /// How the deliverer goes about its work.
     #[serde(default)]
     pub delivery: DeliverySettings,
+    /// Whether a person looks at mails first.
+    #[serde(default)]
+    pub review: ReviewSettings,
+    /// Where the deliverer's numbers go.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
     /// Of Mailgen's X-ARF scripts; not used.
     #[serde(default, rename = "xarf_schemacache")]
     _xarf_schemacache: Option<String>,
@@ -233,15 +242,24 @@ fn password(
 
 /// Section `outbox`.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct OutboxSettings {
     /// The folder.
     pub path: PathBuf,
+    /// How much of its file system must be free for mails to be written, in octets.
+    #[serde(deserialize_with = "size::deserialize")]
+    pub min_free: u64,
+    /// How many files more its file system must have room for.
+    pub min_free_inodes: u64,
 }
 
 impl Default for OutboxSettings {
     fn default() -> Self {
-        Self { path: "/var/spool/intelmq-outbox".into() }
+        Self {
+            path: "/var/spool/intelmq-outbox".into(),
+            min_free: 100 << 20,
+            min_free_inodes: 1000,
+        }
     }
 }
 
@@ -249,6 +267,18 @@ impl Default for OutboxSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeliverySettings {
+    /// How many connections to a relay there are at most at the same time.
+    pub connections: NonZeroUsize,
+    /// How many mails go over one connection before it is closed.
+    pub mails_per_connection: NonZeroU32,
+    /// After how long a connection is closed, once its mail is through.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub connection_age: Duration,
+    /// How many mails are offered to the relays at most, in how long a time; no limit if missing.
+    pub rate: Option<Rate>,
+    /// How old a mail must be before it is relayed: the time a person has to look at it.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub minimum_age: Duration,
     /// How long to wait after the first temporary refusal; doubled after each further one.
     #[serde(deserialize_with = "duration::deserialize")]
     pub retry_min: Duration,
@@ -261,6 +291,9 @@ pub struct DeliverySettings {
     /// How long relayed mails stay in the archive; zero keeps none.
     #[serde(deserialize_with = "duration::deserialize")]
     pub archive_for: Duration,
+    /// How large the archive may become, in octets; the oldest mails go first. No limit if missing.
+    #[serde(deserialize_with = "size::deserialize_option")]
+    pub archive_size: Option<u64>,
     /// How many mails may be relayed while the database does not take their marks.
     pub unmarked_limit: usize,
     /// What to do with a mail that the relay may have taken without saying so.
@@ -271,10 +304,16 @@ impl Default for DeliverySettings {
     fn default() -> Self {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Self {
+            connections: NonZeroUsize::new(4).expect("4 is not zero"),
+            mails_per_connection: NonZeroU32::new(100).expect("100 is not zero"),
+            connection_age: Duration::from_secs(300),
+            rate: None,
+            minimum_age: Duration::ZERO,
             retry_min: Duration::from_secs(300),
             retry_max: hours(4),
             expire_after: hours(5 * 24),
             archive_for: hours(30 * 24),
+            archive_size: None,
             unmarked_limit: 1000,
             uncertain: Uncertain::Resend,
         }
@@ -289,6 +328,48 @@ pub enum Uncertain {
     Resend,
     /// Hold it for a person.
     Hold,
+}
+
+/// Section `review`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReviewSettings {
+    /// Whether every new mail is held until a person releases it.
+    pub hold_new: bool,
+}
+
+/// Section `metrics`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSettings {
+    /// The file that Prometheus's node exporter reads.
+    pub file: Option<PathBuf>,
+    /// The loopback address and port on which Prometheus itself may ask.
+    pub listen: Option<SocketAddr>,
+}
+
+/// One relay as a section, or several as a list of sections.
+fn relays<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<SmtpSettings>, D::Error> {
+    struct Relays;
+
+    impl<'de> serde::de::Visitor<'de> for Relays {
+        type Value = Vec<SmtpSettings>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a section { … }, or a list of sections")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            let relay = serde::de::value::MapAccessDeserializer::new(map);
+            Ok(vec![SmtpSettings::deserialize(relay)?])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(list))
+        }
+    }
+
+    from.deserialize_any(Relays)
 }
 
 impl Config {
@@ -314,11 +395,19 @@ impl Config {
         if delivery.unmarked_limit == 0 {
             return wrong("delivery.unmarked_limit", "must be at least 1");
         }
-        if let Some(smtp) = &self.smtp
-            && smtp.username.is_some()
-            && smtp.tls() == SmtpTls::None
-            && !smtp.is_loopback()
+        if let Some(address) = self.metrics.listen
+            && !address.ip().is_loopback()
         {
+            return wrong(
+                "metrics.listen",
+                "must be a loopback address, as in \"127.0.0.1:9753\": whoever can ask needs no \
+                 password",
+            );
+        }
+        let in_clear = |smtp: &SmtpSettings| {
+            smtp.username.is_some() && smtp.tls() == SmtpTls::None && !smtp.is_loopback()
+        };
+        if self.smtp.iter().any(in_clear) {
             return wrong(
                 "smtp.tls",
                 "with a username must be \"starttls\" or \"implicit\", unless the host is a loopback \
@@ -367,9 +456,10 @@ impl Config {
         self.need(self.sender.as_ref(), "sender", "every mail has a From field").map(String::as_str)
     }
 
-    /// Section `smtp`.
-    pub fn smtp(&self) -> Result<&SmtpSettings, ConfigError> {
-        self.need(self.smtp.as_ref(), "smtp.host", "it says which relay takes the mails")
+    /// Section `smtp`: one relay or more, in the order in which they are asked.
+    pub fn smtp(&self) -> Result<&[SmtpSettings], ConfigError> {
+        let relays = Some(&self.smtp).filter(|relays| !relays.is_empty());
+        self.need(relays, "smtp.host", "it says which relay takes the mails").map(Vec::as_slice)
     }
 }
 
