@@ -8,9 +8,10 @@ use outbox_config::database::{connect, describe};
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure, SmtpTls};
 
-use crate::courier::Courier;
 use crate::list::read;
 use crate::marks::missing_rights;
+use crate::relays::{name, relay};
+use crate::smtp::{Connection, Deadlines};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -41,15 +42,16 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_relay(config: &Config) -> anyhow::Result<String> {
-    let relay = &config.smtp()?[0];
-    let mut courier = Courier::new(relay)?;
-    let name = courier.relay_name();
-    courier.try_connect().map_err(|trouble| anyhow!("{name}: {trouble}"))?;
-    courier.disconnect();
-    let tls = match relay.tls() {
+    let settings = &config.smtp()?[0];
+    let relay = relay(settings)?;
+    let name = name(&relay);
+    let connection = Connection::open(&relay, &Deadlines::default())
+        .map_err(|trouble| anyhow!("{name}: {trouble}"))?;
+    connection.quit();
+    let tls = match settings.tls() {
         SmtpTls::None => "without TLS",
         SmtpTls::StartTls | SmtpTls::Implicit => "with TLS",
     };
-    let login = if relay.login()?.is_some() { ", and logs us in" } else { "" };
+    let login = if relay.credentials.is_some() { ", and logs us in" } else { "" };
     Ok(format!("{name} greets us {tls}{login}"))
 }

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use outbox::MailId;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing::info;
 
+use crate::attempt::Report;
+
 /// What wakes the service.
-#[derive(Clone, Debug)]
 pub enum Event {
     /// Something may have changed in the outbox.
     Look,
@@ -17,16 +18,24 @@ pub enum Event {
     Marked(Vec<MailId>),
     /// The database did not take marks; the marker will try again.
     NotMarked,
+    /// An attempt ended.
+    Report(Box<Report>),
+    /// Read the configuration anew.
+    Reload,
     /// End.
     Stop,
 }
 
-/// The signals that end the service, as events: the flag for between mails, the event for waits.
-pub fn stop_on_signals(stop: Arc<AtomicBool>, events: Sender<Event>) -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+/// The signals, as events; for the end there is a flag besides, which is seen at once.
+pub fn listen_to_signals(stop: Arc<AtomicBool>, events: Sender<Event>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            info!("told to stop: finishing the mail in hand");
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                let _ = events.send(Event::Reload);
+                continue;
+            }
+            info!("told to stop: finishing the mails in hand");
             stop.store(true, Ordering::Relaxed);
             let _ = events.send(Event::Stop);
         }

@@ -2,14 +2,15 @@
 //!
 //! [`run`] is the table of contents: each command in a function, each step in a module.
 
+mod attempt;
 mod check;
 pub mod cli;
-mod courier;
 mod doorbell;
 mod event;
 mod list;
 mod marker;
 mod marks;
+mod relays;
 mod service;
 mod show;
 pub mod smtp;
@@ -26,10 +27,10 @@ use outbox_config::{Config, Failure};
 use tracing::info;
 
 use cli::Command;
-use courier::Courier;
 use doorbell::Doorbell;
-use event::stop_on_signals;
+use event::listen_to_signals;
 use marker::Marker;
+use relays::Relays;
 use service::Service;
 use summary::Summary;
 
@@ -49,7 +50,7 @@ fn open(config: &Config) -> Result<Outbox, Failure> {
 
 fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     let database = config.database()?.event.clone();
-    let courier = Courier::new(&config.smtp()?[0])?;
+    let relays = Relays::new(config.smtp()?, &config.delivery)?;
     // A password that can't be read is an error now, not in the marker's thread.
     database.password()?;
     let outbox = open(config)?;
@@ -59,17 +60,16 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     })?;
     let (report, events) = channel();
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signals(Arc::clone(&stop), report.clone())
+    listen_to_signals(Arc::clone(&stop), report.clone())
         .context("cannot handle signals")
         .map_err(Failure::Failed)?;
     let marker = Marker::start(database, report.clone());
-    let relay = courier.relay_name();
-    let settings = config.delivery.clone();
+    let names = relays.names().join(" ");
     // Watch first, then look: what comes in between rings.
-    let _doorbell = (!once).then(|| Doorbell::new(&outbox, report));
-    let service = Service::new(deliverer, settings, courier, marker, events, stop);
+    let _doorbell = (!once).then(|| Doorbell::new(&outbox, report.clone()));
+    let service = Service::new(deliverer, config.clone(), relays, marker, (report, events), stop);
     if !once {
-        info!(outbox = %outbox.root().display(), relay, "delivering");
+        info!(outbox = %outbox.root().display(), relays = names, "delivering");
     }
     let done = if once { service.run_once() } else { service.run() };
     let summary = done.map_err(Failure::unavailable)?;

@@ -28,24 +28,36 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// The way to the thread. It ends when this is dropped.
 pub struct Marker {
-    marks: Sender<Mark>,
+    orders: Sender<Order>,
+}
+
+/// What the thread is told.
+enum Order {
+    Mark(Mark),
+    /// Use these settings from now on.
+    ConnectAnew(Box<DatabaseSettings>),
 }
 
 impl Marker {
     /// Starts the thread. It reports [`Event::Marked`] and, whenever the database did not take
     /// marks, [`Event::NotMarked`].
     pub fn start(settings: DatabaseSettings, report: Sender<Event>) -> Self {
-        let (marks, taken) = channel();
+        let (orders, taken) = channel();
         let worker =
             Worker { settings, report, client: None, away: false, refused: HashSet::new() };
         thread::spawn(move || worker.run(&taken));
-        Self { marks }
+        Self { orders }
     }
 
     /// Hands over a mail to mark. It must have a durable delivery record that says so.
     pub fn mark(&self, mark: Mark) {
         // The thread ends only with this.
-        let _ = self.marks.send(mark);
+        let _ = self.orders.send(Order::Mark(mark));
+    }
+
+    /// Has it use these settings from now on.
+    pub fn connect_anew(&self, settings: DatabaseSettings) {
+        let _ = self.orders.send(Order::ConnectAnew(Box::new(settings)));
     }
 }
 
@@ -59,15 +71,15 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, taken: &Receiver<Mark>) {
+    fn run(mut self, taken: &Receiver<Order>) {
         let mut waiting = Vec::new();
         let mut retry = RETRY.0;
         loop {
             if waiting.is_empty() {
-                let Ok(mark) = taken.recv() else { return };
-                waiting.push(mark);
+                let Ok(order) = taken.recv() else { return };
+                waiting.extend(self.heed(order));
             }
-            waiting.extend(taken.try_iter());
+            waiting.extend(taken.try_iter().filter_map(|order| self.heed(order)));
             waiting = self.mark(waiting);
             if waiting.is_empty() {
                 retry = RETRY.0;
@@ -79,13 +91,30 @@ impl Worker {
             let again = Instant::now() + retry;
             loop {
                 match taken.recv_timeout(again.saturating_duration_since(Instant::now())) {
-                    Ok(mark) => waiting.push(mark),
+                    Ok(Order::Mark(mark)) => waiting.push(mark),
+                    // They may well be why the old ones failed.
+                    Ok(order @ Order::ConnectAnew(_)) => {
+                        waiting.extend(self.heed(order));
+                        break;
+                    }
                     Err(RecvTimeoutError::Timeout) => break,
                     // What is not marked has a record on disk, and is marked after the next start.
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
             retry = (retry * 2).min(RETRY.1);
+        }
+    }
+
+    /// The mark in an order, if it is one.
+    fn heed(&mut self, order: Order) -> Option<Mark> {
+        match order {
+            Order::Mark(mark) => Some(mark),
+            Order::ConnectAnew(settings) => {
+                self.settings = *settings;
+                self.client = None;
+                None
+            }
         }
     }
 

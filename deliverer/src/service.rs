@@ -1,33 +1,37 @@
-//! The service: looks at the outbox, relays what is due, has it marked, finishes what is marked.
+//! The service: looks at the outbox, has relayed what is due, has it marked, finishes what is marked.
 //!
 //! ```text
 //!  look ──▶ accepted ──▶ marker ──▶ Event::Marked ──▶ finish (archive, sidecar, record)
-//!    ▲  └─▶ due ──▶ courier ──▶ verdict ──▶ record ──▶ accepted? ──▶ marker
-//!    │                                         └─▶ held? flag first
+//!    ▲  └─▶ due ──▶ attempt (a thread each) ──▶ Event::Report ──▶ verdict ──▶ record ──▶ accepted?
+//!    │                                                               └─▶ held? flag first   └─▶ marker
 //!    └── doorbell, half a minute, next attempt due, stop
 //! ```
 //!
-//! The directory is the state. What is kept in memory only saves work: which mails the marker has
-//! in hand, what was warned about, and which mail the relay was handling when it got into trouble.
+//! The directory is the state, and this thread alone changes it. What is kept in memory only saves
+//! work: which mails are in the relays' or the marker's hands, what was warned about, and over which
+//! mails a relay got into trouble.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
 use outbox::{
-    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, Sidecar, Snapshot, State,
+    Deliverer, DeliveryRecord, DeliveryState, MailFile, MailId, MailLock, RecipientState, Sidecar,
+    Snapshot, State,
 };
-use outbox_config::DeliverySettings;
+use outbox_config::{Config, Failure, Uncertain};
 use tracing::{debug, error, info, warn};
 
-use crate::courier::{Courier, smtp_envelope};
+use crate::attempt::{self, Came, Found, Report, Task};
 use crate::event::Event;
 use crate::marker::Marker;
 use crate::marks::Mark;
+use crate::relays::Relays;
 use crate::smtp::RelayTrouble;
 use crate::summary::Summary;
 use crate::verdict::{self, Circumstances, Verdict, judge};
@@ -35,14 +39,15 @@ use crate::verdict::{self, Circumstances, Verdict, judge};
 /// How long the service looks away at most.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// How often the archive is pruned.
-const PRUNE_AGAIN: Duration = Duration::from_secs(3600);
+/// How long it looks away at least while mails are due: its own work rings the doorbell as well, and
+/// each mail's flags are looked at right before it is sent.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// How often the archive is pruned, and leftovers are removed.
+const KEEP_HOUSE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How long to wait before a record that could not be written is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(2);
-
-/// How long a connection is kept without a mail for it.
-const IDLE_CONNECTION: Duration = Duration::from_secs(2);
 
 /// How long the marker may say nothing while it has marks in hand: longer than its connection and
 /// its statements can take unless the server is frozen.
@@ -54,22 +59,30 @@ const BLAMED: u32 = 3;
 /// How long the end waits for marks that are under way.
 const LAST_MARKS: Duration = Duration::from_secs(10);
 
-/// What is to be relayed now, in its order: how suspect a mail is, then its id, which begins with
-/// the time.
-type Due<'s> = BTreeMap<(u32, &'s MailId), (&'s MailFile, Option<DeliveryRecord>)>;
+/// What is to be relayed, in its order: how suspect a mail is, then its id, which begins with the
+/// time.
+type Due = BTreeMap<(u32, MailId), (MailFile, Option<DeliveryRecord>)>;
 
 /// The deliverer at work.
 pub struct Service<'a> {
     deliverer: Deliverer<'a>,
-    settings: DeliverySettings,
-    courier: Courier,
+    config: Config,
+    relays: Relays,
     marker: Marker,
     events: Receiver<Event>,
+    /// Where attempts report to: the other end of `events`.
+    report: Sender<Event>,
     stop: Arc<AtomicBool>,
-    /// Whether something may have changed since the last look began.
+    /// Whether something may have changed since the last look began, and when that was.
     look: bool,
-    /// When the next deferred mail is due.
-    next: Option<Timestamp>,
+    looked: Instant,
+    /// When to look again without being told to.
+    look_at: Instant,
+    due: Due,
+    /// In a relay's hands, with what is known of them.
+    in_hand: HashMap<MailId, InHand>,
+    /// When `delivery.rate` allows the next mail.
+    next_by_rate: Instant,
     /// Whether the database must take marks before more is relayed.
     blocked: bool,
     /// When the marker last spoke, or had nothing to do; and whether its silence was told.
@@ -77,78 +90,129 @@ pub struct Service<'a> {
     silent: bool,
     /// Relayed, and in the marker's hands; with the file's last known place.
     unmarked: HashMap<MailId, Option<MailFile>>,
-    /// How often the relay got into trouble over a mail: it goes to the back of the queue.
+    /// How often a relay got into trouble over a mail: it goes to the back of the queue.
     suspects: HashMap<MailId, u32>,
     warned: HashSet<PathBuf>,
-    pruned: Option<Instant>,
+    kept_house: Option<Instant>,
     summary: Summary,
 }
 
+/// A mail in a relay's hands.
+struct InHand {
+    known: MailFile,
+    record: DeliveryRecord,
+    suspect: u32,
+}
+
+/// A mail about which something was decided, and what is to be written down of it.
+struct Decided {
+    sidecar: Sidecar,
+    file: MailFile,
+    verdict: Verdict,
+    /// How long the attempt took, if one was made.
+    took: Option<Duration>,
+    /// Held until it is written down.
+    _lock: Option<MailLock>,
+}
+
+/// Why no mail is given to a relay now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// None is due, or those that are wait for others.
+    Nothing,
+    /// All relays are in trouble.
+    Relays,
+    /// `delivery.rate`.
+    Rate,
+    /// The database must take marks first.
+    Marks,
+}
+
 impl<'a> Service<'a> {
-    /// A service that has not begun. `events` is what the marker, the doorbell and the signals
-    /// report to; `stop` is looked at between mails.
+    /// A service that has not begun. `events` is what attempts, the marker, the doorbell and the
+    /// signals `report` to; `stop` is looked at between mails.
     pub fn new(
         deliverer: Deliverer<'a>,
-        settings: DeliverySettings,
-        courier: Courier,
+        config: Config,
+        relays: Relays,
         marker: Marker,
-        events: Receiver<Event>,
+        (report, events): (Sender<Event>, Receiver<Event>),
         stop: Arc<AtomicBool>,
     ) -> Self {
+        let now = Instant::now();
         Self {
             deliverer,
-            settings,
-            courier,
+            config,
+            relays,
             marker,
             events,
+            report,
             stop,
-            look: false,
-            next: None,
+            look: true,
+            looked: now,
+            look_at: now,
+            due: Due::new(),
+            in_hand: HashMap::new(),
+            next_by_rate: now,
             blocked: false,
-            heard: Instant::now(),
+            heard: now,
             silent: false,
             unmarked: HashMap::new(),
             suspects: HashMap::new(),
             warned: HashSet::new(),
-            pruned: None,
+            kept_house: None,
             summary: Summary::default(),
         }
     }
 
     /// Works until told to stop.
     pub fn run(mut self) -> outbox::Result<Summary> {
+        let worked = self.work();
+        self.end(worked)
+    }
+
+    fn work(&mut self) -> outbox::Result<()> {
         self.begin()?;
         while !self.stopping() {
-            // Cleared before the look: what rings during it asks for another one.
-            self.look = false;
-            let snapshot = self.deliverer.outbox().scan()?;
-            let next = self.work(&snapshot)?;
-            self.prune();
-            self.wait(next)?;
+            if self.is_time_to_look() {
+                self.look()?;
+            }
+            let rest = self.dispatch()?;
+            self.keep_house();
+            let until = self.wake_at(rest);
+            self.wait(until)?;
         }
-        self.end()
+        Ok(())
     }
 
     /// Works on what is due now, waits for its marks, and ends.
     pub fn run_once(mut self) -> outbox::Result<Summary> {
+        let worked = self.work_once();
+        self.end(worked)
+    }
+
+    fn work_once(&mut self) -> outbox::Result<()> {
         self.begin()?;
-        loop {
-            let snapshot = self.deliverer.outbox().scan()?;
-            self.work(&snapshot)?;
-            let mut taken = true;
-            while taken && !self.unmarked.is_empty() && !self.stopping() {
-                match self.events.recv_timeout(MARKS_OVERDUE) {
-                    Ok(Event::NotMarked) | Err(_) => taken = false,
-                    Ok(event) => self.handle(event)?,
+        self.look()?;
+        while !self.stopping() {
+            let rest = self.dispatch()?;
+            match rest {
+                Rest::Nothing | Rest::Relays if self.in_hand.is_empty() => break,
+                Rest::Marks if self.in_hand.is_empty() => {
+                    if !self.wait_for_marks(MARKS_OVERDUE)? {
+                        return Ok(());
+                    }
+                }
+                _ => {
+                    let until = self.wake_at(rest);
+                    self.wait(until)?;
                 }
             }
-            // Only the limit of unmarked mails leaves some that are due.
-            if !self.blocked || !taken || self.stopping() {
-                break;
-            }
         }
-        self.prune();
-        self.end()
+        while !self.stopping() && !self.unmarked.is_empty() && self.wait_for_marks(MARKS_OVERDUE)? {
+        }
+        self.keep_house();
+        Ok(())
     }
 
     fn begin(&mut self) -> outbox::Result<()> {
@@ -159,59 +223,65 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    fn end(mut self) -> outbox::Result<Summary> {
-        self.courier.disconnect();
-        let until = Instant::now() + LAST_MARKS;
-        while !self.unmarked.is_empty() {
-            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::NotMarked) | Err(_) => break,
-                Ok(event) => self.handle(event)?,
-            }
+    /// Waits for what is in the relays' hands, and a while for marks under way. What a relay took is
+    /// written down even if the work ended for an error.
+    fn end(mut self, mut worked: outbox::Result<()>) -> outbox::Result<Summary> {
+        while !self.in_hand.is_empty() {
+            worked = worked.and(self.wait(Instant::now() + LOOK_AGAIN));
         }
+        self.relays.disconnect();
+        let until = Instant::now() + LAST_MARKS;
+        while worked.is_ok()
+            && !self.unmarked.is_empty()
+            && self.wait_for_marks(until.saturating_duration_since(Instant::now()))?
+        {}
         self.summary.unmarked = self.unmarked.len();
-        self.summary.relay_trouble = self.courier.paused_until().is_some();
-        Ok(self.summary)
+        self.summary.relay_trouble = self.relays.all_rest();
+        worked.map(|()| self.summary)
     }
 
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Goes through what a look found. Gives when a mail is due next, or the relay's pause ends.
-    fn work(&mut self, snapshot: &Snapshot) -> outbox::Result<Option<Instant>> {
-        self.warn_of_oddities(snapshot);
-        self.listen_to_marker();
-        self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
-        self.next = None;
-        let due = self.sort_out(snapshot)?;
-        if !due.is_empty() {
-            self.deliverer.try_recording()?;
-        }
-        let blocked = !self.relay_all(due)?;
-        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
-            let unmarked = self.unmarked.len();
-            warn!(
-                unmarked,
-                "relaying waits until the database takes marks (delivery.unmarked_limit)"
-            );
-        }
-        let due = self.next.map(|next| {
-            let wait = next.duration_since(outbox::now());
-            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
-        });
-        Ok([due, self.courier.paused_until()].into_iter().flatten().min())
+    fn is_time_to_look(&self) -> bool {
+        let now = Instant::now();
+        now >= self.look_at || (self.look && now >= self.rung_at())
     }
 
-    /// Sees to each mail as its state asks, and gives those to relay now: oldest first, but those
-    /// over which the relay got into trouble last.
-    fn sort_out<'s>(&mut self, snapshot: &'s Snapshot) -> outbox::Result<Due<'s>> {
+    /// When the doorbell is heeded.
+    fn rung_at(&self) -> Instant {
+        if self.due.is_empty() && self.in_hand.is_empty() {
+            self.looked
+        } else {
+            self.looked + BUSY
+        }
+    }
+
+    /// Looks at the outbox, and sees to each mail as its state asks.
+    fn look(&mut self) -> outbox::Result<()> {
+        // Cleared before the look: what rings during it asks for another one.
+        self.look = false;
+        self.looked = Instant::now();
+        self.look_at = self.looked + LOOK_AGAIN;
+        let snapshot = self.deliverer.outbox().scan()?;
+        self.warn_of_oddities(&snapshot);
+        self.listen_to_marker();
+        self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
+        self.sort_out(&snapshot)?;
+        if !self.due.is_empty() {
+            self.deliverer.try_recording()?;
+        }
+        Ok(())
+    }
+
+    /// Sees to each mail as its state asks, and notes those to relay now.
+    fn sort_out(&mut self, snapshot: &Snapshot) -> outbox::Result<()> {
         let now = outbox::now();
-        let longest =
-            SignedDuration::try_from(self.settings.retry_max).unwrap_or(SignedDuration::MAX);
-        let furthest = now.saturating_add(longest).expect("a duration is no calendar span");
-        let mut due = Due::new();
+        let mut decided = Vec::new();
+        self.due.clear();
         for (id, entry) in &snapshot.entries {
-            if self.unmarked.contains_key(id) {
+            if self.unmarked.contains_key(id) || self.in_hand.contains_key(id) {
                 continue;
             }
             let mut record = None;
@@ -219,143 +289,323 @@ impl<'a> Service<'a> {
                 let Some(read) = self.readable(id, |outbox| outbox.record(id)) else { continue };
                 record = read;
             }
-            match entry.state(record.as_ref()) {
-                State::Accepted => self.go_on_from(id, record, entry.mail.clone())?,
-                // Further off than any wait is: the clock was wrong when that was written.
-                State::Deferred { until } if until > now && until <= furthest => {
-                    self.due_at(Some(until));
-                }
-                State::Queued | State::Deferred { .. } => {
-                    let suspect = self.suspects.get(id).copied().unwrap_or(0);
-                    let file = entry.mail.as_ref().expect("a queued mail has a file");
-                    due.insert((suspect, id), (file, record));
-                }
-                State::Foreign => self.warn_of_foreign(id, entry),
-                State::Leftover
-                | State::Held
-                | State::Withdrawn
-                | State::Draft
-                | State::Committed => {}
+            let state = entry.state(record.as_ref());
+            if let (State::Foreign, Some(mail)) = (&state, &entry.mail) {
+                self.warn_of_foreign(id, mail);
+                continue;
+            }
+            if state == State::Accepted {
+                self.go_on_from(id, record, entry.mail.clone())?;
+                continue;
+            }
+            let (State::Queued | State::Deferred { .. }, Some(file)) = (&state, &entry.mail) else {
+                continue;
+            };
+            if record.as_ref().is_some_and(|record| record.offered_at.is_some()) {
+                decided.extend(self.decide(id, file, record, verdict::interrupted));
+            } else if record.is_none() && self.config.review.hold_new {
+                let for_review = |record, _: &Circumstances<'_>| verdict::for_review(record);
+                decided.extend(self.decide(id, file, record, for_review));
+            } else if let Some(until) = self.not_before(id, &state, record.as_ref(), now) {
+                self.look_again_at(until);
+            } else {
+                let suspect = self.suspects.get(id).copied().unwrap_or(0);
+                self.due.insert((suspect, id.clone()), (file.clone(), record));
             }
         }
-        Ok(due)
+        self.write_down(decided)
     }
 
-    /// Relays what is due until the relay is in trouble, the program is to end, or too many mails
-    /// are unmarked: then `false`.
-    fn relay_all(&mut self, due: Due<'_>) -> outbox::Result<bool> {
-        for ((_, id), (file, record)) in due {
-            self.handle_arrived()?;
-            if self.unmarked.len() >= self.settings.unmarked_limit {
-                return Ok(false);
+    /// Until when a mail has to wait, if that is in the future. A time further off than any wait is:
+    /// the clock was wrong when that was written.
+    fn not_before(
+        &self,
+        id: &MailId,
+        state: &State,
+        record: Option<&DeliveryRecord>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let delivery = &self.config.delivery;
+        let (until, longest) = match (state, record) {
+            (State::Deferred { until }, _) => (*until, delivery.retry_max),
+            (_, None) if !delivery.minimum_age.is_zero() => {
+                (later(id.written_at()?, delivery.minimum_age), delivery.minimum_age)
             }
-            let relay_rests = self.courier.paused_until().is_some();
-            if self.stopping() || relay_rests || self.courier.connect().is_err() {
-                break;
-            }
-            self.relay(id, file, record)?;
-        }
-        Ok(true)
+            _ => return None,
+        };
+        (until > now && until <= later(now, longest)).then_some(until)
     }
 
-    /// Relays one mail, over the connection that is there, and writes down what came of it.
-    fn relay(
+    /// Decides about a mail without asking a relay.
+    fn decide(
         &mut self,
         id: &MailId,
-        known: &MailFile,
-        record: Option<DeliveryRecord>,
-    ) -> outbox::Result<()> {
-        let Some(Some(sidecar)) = self.readable(id, |outbox| outbox.sidecar(id)) else {
-            return Ok(());
-        };
-        let mut record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
-        if record.was_held() {
-            record.reopen();
-        }
-        // Looked at as late as can be: mutt may just have flagged or deleted it.
-        let Some(file) = self.deliverer.outbox().refind(id, known)? else { return Ok(()) };
-        if file.flags.held() || file.flags.trashed() {
-            return Ok(());
-        }
-        let bytes = match self.deliverer.outbox().read_mail(&file, &sidecar) {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(reason)) => {
-                let reason =
-                    format!("{reason}; such a mail is never sent, it can only be taken back");
-                return self.write_down(sidecar, &file, verdict::held(record, reason));
-            }
-            // Moved in this instant: the next look finds it.
-            Err(error) if error.is_not_found() => return Ok(()),
-            Err(error) => {
-                self.leave_alone(id, &error);
-                return Ok(());
-            }
-        };
-        let open = record.open_recipients(&sidecar.envelope.to);
-        let envelope = match smtp_envelope(&sidecar.envelope.from, &open) {
-            Ok(envelope) => envelope,
-            Err(reason) => return self.write_down(sidecar, &file, verdict::held(record, reason)),
-        };
-        let attempt = self.courier.send(&envelope, &bytes, id.as_str());
-        // An answer such as "log in first" is the same for every mail.
-        let about_us = |trouble: &RelayTrouble| trouble.reply().is_some_and(|r| r.code() != 421);
-        let blamed =
-            attempt.trouble.as_ref().is_some_and(|trouble| !about_us(trouble)) && self.suspect(id);
-        let verdict = judge(
-            record,
-            &sidecar.envelope,
-            &attempt,
-            &Circumstances {
-                relay: &self.courier.relay_name(),
-                settings: &self.settings,
-                now: outbox::now(),
-                jitter: random_fraction(),
-                blamed,
-            },
-        );
-        self.write_down(sidecar, &file, verdict)
-    }
-
-    /// Writes a verdict down and acts on it. The flag comes before the record: a crash in between
-    /// leaves a mail that waits for a person, and never one that seems released by a person.
-    fn write_down(
-        &mut self,
-        sidecar: Sidecar,
         file: &MailFile,
-        verdict: Verdict,
-    ) -> outbox::Result<()> {
-        let Some(record) = verdict.record else { return Ok(()) };
-        if verdict.hold && !self.deliverer.hold(&sidecar.id, file)? {
-            // Somebody removed it meanwhile. A record without the flag would say "released".
-            return Ok(());
-        }
-        self.record(&record)?;
-        self.summary.tell(&sidecar, &record, verdict.uncertain);
-        self.due_at(record.next_attempt_at);
-        if record.state == DeliveryState::Accepted {
-            self.summary.relayed += 1;
-            self.have_marked(sidecar, record.accepted_at, Some(file.clone()))?;
-        }
-        Ok(())
+        record: Option<DeliveryRecord>,
+        decide: impl FnOnce(DeliveryRecord, &Circumstances<'_>) -> Verdict,
+    ) -> Option<Decided> {
+        let sidecar = self.readable(id, |outbox| outbox.sidecar(id))??;
+        let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
+        let verdict = decide(record, &self.circumstances("", Duration::ZERO, false));
+        Some(Decided { sidecar, file: file.clone(), verdict, took: None, _lock: None })
     }
 
-    /// Writes a record. That the relay took a mail must not get lost while this program lives: where
+    fn circumstances<'s>(
+        &'s self,
+        relay: &'s str,
+        took: Duration,
+        blamed: bool,
+    ) -> Circumstances<'s> {
+        let (now, jitter) = (outbox::now(), random_fraction());
+        Circumstances { relay, settings: &self.config.delivery, now, took, jitter, blamed }
+    }
+
+    /// Begins attempts for what is due, as many as are allowed now. Says why not more.
+    fn dispatch(&mut self) -> outbox::Result<Rest> {
+        let rest = self.begin_attempts()?;
+        let blocked = rest == Rest::Marks;
+        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
+            let unmarked = self.unmarked.len();
+            warn!(
+                unmarked,
+                "relaying waits until the database takes marks (delivery.unmarked_limit)"
+            );
+        }
+        Ok(rest)
+    }
+
+    fn begin_attempts(&mut self) -> outbox::Result<Rest> {
+        while !self.stopping() {
+            let Some(next) = self.next_due() else { return Ok(Rest::Nothing) };
+            let limit = self.config.delivery.unmarked_limit;
+            if self.unmarked.len() >= limit {
+                return Ok(Rest::Marks);
+            }
+            // Those in hand may all become unmarked ones.
+            if self.unmarked.len() + self.in_hand.len() >= limit {
+                return Ok(Rest::Nothing);
+            }
+            let now = Instant::now();
+            if now < self.next_by_rate {
+                return Ok(Rest::Rate);
+            }
+            let Some((turn, relay, session)) = self.relays.begin() else {
+                let trouble = self.relays.all_rest();
+                return Ok(if trouble { Rest::Relays } else { Rest::Nothing });
+            };
+            if let Some(rate) = self.config.delivery.rate {
+                self.next_by_rate = now + rate.interval();
+            }
+            let (known, record) = self.due.remove(&next).expect("it was just there");
+            let (suspect, id) = next;
+            let mut record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
+            if record.was_held() {
+                record.reopen();
+            }
+            if self.config.delivery.uncertain == Uncertain::Hold {
+                record.offered_at = Some(outbox::now());
+                self.record(std::slice::from_ref(&record))?;
+            }
+            let closed = record.recipients.iter();
+            let closed = closed.filter(|(_, outcome)| outcome.state != RecipientState::Deferred);
+            let closed = closed.map(|(address, _)| address.clone()).collect();
+            self.in_hand.insert(id.clone(), InHand { known: known.clone(), record, suspect });
+            let outbox = self.deliverer.outbox().clone();
+            let task = Task { outbox, id, known, closed, turn, relay, session };
+            attempt::start(task, self.report.clone());
+        }
+        Ok(Rest::Nothing)
+    }
+
+    /// The mail to relay next. Of those over which a relay got into trouble only one is in hand at a
+    /// time: whatever is wrong with them must not keep all connections busy.
+    fn next_due(&self) -> Option<(u32, MailId)> {
+        let next = self.due.keys().next()?;
+        let suspect_in_hand = || self.in_hand.values().any(|mail| mail.suspect > 0);
+        (next.0 == 0 || !suspect_in_hand()).then(|| next.clone())
+    }
+
+    /// When there is something to do although nothing happens.
+    fn wake_at(&mut self, rest: Rest) -> Instant {
+        let mut until = self.look_at;
+        if self.look {
+            until = until.min(self.rung_at());
+        }
+        if rest == Rest::Rate {
+            until = until.min(self.next_by_rate);
+        }
+        let turn = self.relays.next_turn().filter(|_| !self.due.is_empty());
+        [self.relays.tidy(), turn].into_iter().flatten().fold(until, Instant::min)
+    }
+
+    /// Waits until something happens or the time has come, and sees to all that has happened.
+    fn wait(&mut self, until: Instant) -> outbox::Result<()> {
+        let wait = until.saturating_duration_since(Instant::now());
+        let Ok(first) = self.events.recv_timeout(wait) else { return Ok(()) };
+        // All that is here: the records of many mails are made durable together.
+        let events: Vec<Event> = std::iter::once(first).chain(self.events.try_iter()).collect();
+        self.handle(events).map(drop)
+    }
+
+    /// Waits for marks. Whether some came, and not the news that the database takes none.
+    fn wait_for_marks(&mut self, longest: Duration) -> outbox::Result<bool> {
+        match self.events.recv_timeout(longest) {
+            Ok(event) => self.handle(vec![event]),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Sees to what has happened. Whether the database takes marks as far as these tell. An error keeps
+    /// none of the others from being seen to.
+    fn handle(&mut self, events: Vec<Event>) -> outbox::Result<bool> {
+        let mut decided = Vec::new();
+        let mut takes_marks = true;
+        let mut done = Ok(());
+        for event in events {
+            match event {
+                Event::Look => self.look = true,
+                Event::Stop => {}
+                Event::Reload => self.reload(),
+                Event::NotMarked => {
+                    takes_marks = false;
+                    self.hear();
+                }
+                Event::Marked(ids) => {
+                    self.hear();
+                    done = done.and(self.finish(ids));
+                }
+                Event::Report(report) => match self.take_back(*report) {
+                    Ok(mail) => decided.extend(mail),
+                    Err(error) => done = done.and(Err(error)),
+                },
+            }
+        }
+        let written = self.write_down(decided);
+        done.and(written).map(|()| takes_marks)
+    }
+
+    /// Takes a mail back from a relay's hands, and decides about it.
+    fn take_back(&mut self, report: Report) -> outbox::Result<Option<Decided>> {
+        let Report { id, turn, came, session, took, lock } = report;
+        let InHand { known, mut record, .. } = self.in_hand.remove(&id).expect("it was in hand");
+        match &came {
+            Came::NoSession(trouble) => self.relays.end_without_session(&turn, trouble),
+            Came::Tried(_, attempt) => self.relays.end(&turn, Some(attempt), session),
+            _ => self.relays.end(&turn, None, session),
+        }
+        let offered = record.offered_at.take().is_some();
+        let before = record.clone();
+        let decided = match came {
+            Came::NoSession(_) => None,
+            Came::NotNow => {
+                self.look = true;
+                return self.unoffer(before, offered);
+            }
+            Came::Unreadable(error) => {
+                self.leave_alone(&id, &error);
+                return self.unoffer(before, offered);
+            }
+            Came::Unfit(found, reason) => Some((found, verdict::held(record, reason))),
+            Came::Tried(found, attempt) => {
+                // An answer such as "log in first" is the same for every mail.
+                let about_us =
+                    |trouble: &RelayTrouble| trouble.reply().is_some_and(|r| r.code() != 421);
+                let trouble = attempt.trouble.as_ref();
+                let blamed = trouble.is_some_and(|t| !about_us(t)) && self.suspect(&id);
+                let circumstances = self.circumstances(turn.relay(), took, blamed);
+                let verdict = judge(record, &found.sidecar.envelope, &attempt, &circumstances);
+                Some((found, verdict))
+            }
+        };
+        if let Some((found, verdict)) = decided
+            && verdict.record.is_some()
+        {
+            let Found { sidecar, file } = *found;
+            return Ok(Some(Decided { sidecar, file, verdict, took: Some(took), _lock: lock }));
+        }
+        // Nothing was said of it: it is still to be relayed.
+        let suspect = self.suspects.get(&id).copied().unwrap_or(0);
+        self.due.insert((suspect, id), (known, Some(before.clone())));
+        self.unoffer(before, offered)
+    }
+
+    /// Writes down that a mail is in no relay's hands any more, if it was written down that it was.
+    fn unoffer(
+        &mut self,
+        record: DeliveryRecord,
+        offered: bool,
+    ) -> outbox::Result<Option<Decided>> {
+        if offered {
+            self.record(&[record])?;
+        }
+        Ok(None)
+    }
+
+    /// Writes verdicts down and acts on them. Flags come before records: a crash in between leaves
+    /// mails that wait for a person, and never one that seems released by a person.
+    fn write_down(&mut self, mut decided: Vec<Decided>) -> outbox::Result<()> {
+        let mut done = Ok(());
+        let mut records = Vec::with_capacity(decided.len());
+        decided.retain(|mail| {
+            let Some(record) = &mail.verdict.record else { return false };
+            if mail.verdict.hold {
+                match self.deliverer.hold(&mail.sidecar.id, &mail.file) {
+                    Ok(true) => {}
+                    // Somebody removed it meanwhile. A record without the flag would say "released".
+                    Ok(false) => return false,
+                    Err(error) => {
+                        done = std::mem::replace(&mut done, Ok(())).and(Err(error));
+                        return false;
+                    }
+                }
+            }
+            records.push(record.clone());
+            true
+        });
+        if records.is_empty() {
+            return done;
+        }
+        self.record(&records)?;
+        for (Decided { sidecar, file, verdict, took, _lock }, record) in
+            decided.into_iter().zip(records)
+        {
+            if record.state == DeliveryState::Deferred && file.flags.retried() {
+                done = done.and(self.deliverer.retried(&sidecar.id, &file));
+            }
+            self.summary.tell(&sidecar, &record, verdict.uncertain, took);
+            if let Some(next) = record.next_attempt_at {
+                self.look_again_at(next);
+            }
+            if record.state == DeliveryState::Accepted {
+                self.summary.relayed += 1;
+                done = done.and(self.have_marked(sidecar, record.accepted_at, Some(file)));
+            }
+        }
+        done
+    }
+
+    /// Writes records. That a relay took a mail must not get lost while this program lives: where
     /// it can't be written (a full disk), nothing else is done until it can.
-    fn record(&mut self, record: &DeliveryRecord) -> outbox::Result<()> {
+    fn record(&mut self, records: &[DeliveryRecord]) -> outbox::Result<()> {
         let mut told = false;
         loop {
-            let Err(error) = self.deliverer.record(std::slice::from_ref(record)) else {
+            let Err(error) = self.deliverer.record(records) else {
                 if told {
-                    info!(mail = %record.id, "written down at last");
+                    info!(mails = records.len(), "written down at last");
                 }
                 return Ok(());
             };
-            if !record.any_accepted() && record.uncertain == 0 {
+            let taken: Vec<&str> = records
+                .iter()
+                .filter(|record| record.any_accepted() || record.uncertain > 0)
+                .map(|record| record.id.as_str())
+                .collect();
+            if taken.is_empty() {
                 return Err(error);
             }
             if !std::mem::replace(&mut told, true) {
                 error!(
-                    mail = %record.id,
+                    mail = taken.join(" "),
                     "the relay took a mail and that can't be written down; trying until it can, for \
                      without the record the mail is sent again: {error}"
                 );
@@ -403,23 +653,10 @@ impl<'a> Service<'a> {
             .into_iter()
             .filter_map(|id| self.unmarked.remove(&id).map(|file| (id, file)))
             .collect();
-        self.deliverer.finish(&known, !self.settings.archive_for.is_zero())?;
+        self.deliverer.finish(&known, !self.config.delivery.archive_for.is_zero())?;
         self.summary.finished += known.len();
         for (id, _) in known {
             debug!(mail = %id, "marked sent and finished");
-        }
-        Ok(())
-    }
-
-    fn handle(&mut self, event: Event) -> outbox::Result<()> {
-        match event {
-            Event::Look => self.look = true,
-            Event::Stop => {}
-            Event::NotMarked => self.hear(),
-            Event::Marked(ids) => {
-                self.hear();
-                self.finish(ids)?;
-            }
         }
         Ok(())
     }
@@ -440,7 +677,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Notes that the relay got into trouble over a mail. Whether that happened so often that the
+    /// Notes that a relay got into trouble over a mail. Whether that happened so often that the
     /// mail is to blame, and then begins to count anew.
     fn suspect(&mut self, id: &MailId) -> bool {
         let count = self.suspects.entry(id.clone()).or_default();
@@ -452,50 +689,48 @@ impl<'a> Service<'a> {
         blamed
     }
 
-    /// Notes when a deferred mail is due.
-    fn due_at(&mut self, next: Option<Timestamp>) {
-        self.next = [self.next, next].into_iter().flatten().min();
+    /// Notes when a mail is due.
+    fn look_again_at(&mut self, time: Timestamp) {
+        let wait = Duration::try_from(time.duration_since(outbox::now())).unwrap_or_default();
+        self.look_at = self.look_at.min(Instant::now() + wait);
     }
 
-    /// Deals with what arrived meanwhile, without waiting.
-    fn handle_arrived(&mut self) -> outbox::Result<()> {
-        while let Ok(event) = self.events.try_recv() {
-            self.handle(event)?;
+    /// Reads the configuration anew. One that can't be used changes nothing.
+    fn reload(&mut self) {
+        match self.try_reload() {
+            Ok(()) => info!(relays = self.relays.names().join(" "), "configuration read anew"),
+            Err(failure) => {
+                error!("the configuration can't be used, and the old one stays: {failure}");
+            }
         }
+    }
+
+    fn try_reload(&mut self) -> Result<(), Failure> {
+        let config = self.config.reload()?;
+        for (same, key) in [
+            (config.outbox.path == self.config.outbox.path, "outbox.path"),
+            (config.metrics == self.config.metrics, "metrics"),
+        ] {
+            if !same {
+                let text = format!("{key} can't change while the service runs: restart it");
+                return Err(Failure::Configuration(anyhow!(text)));
+            }
+        }
+        let database = config.database()?.event.clone();
+        database.password()?;
+        self.relays.configure(config.smtp()?, &config.delivery)?;
+        self.marker.connect_anew(database);
+        self.config = config;
+        self.look = true;
         Ok(())
     }
 
-    /// Waits until there is a reason to look again, or to stop.
-    ///
-    /// A connection is closed once nothing came for a while: the relay would close it at a time of
-    /// its own choosing.
-    fn wait(&mut self, next: Option<Instant>) -> outbox::Result<()> {
-        let now = Instant::now();
-        let again = next.map_or(now + LOOK_AGAIN, |next| next.min(now + LOOK_AGAIN));
-        let idle = now + IDLE_CONNECTION;
-        loop {
-            self.handle_arrived()?;
-            let unblocked = self.blocked && self.unmarked.len() < self.settings.unmarked_limit;
-            let now = Instant::now();
-            if self.stopping() || self.look || unblocked || now >= again {
-                return Ok(());
-            }
-            if now >= idle {
-                self.courier.disconnect();
-            }
-            let until = if self.courier.is_connected() { again.min(idle) } else { again };
-            if let Ok(event) = self.events.recv_timeout(until.saturating_duration_since(now)) {
-                self.handle(event)?;
-            }
-        }
-    }
-
-    fn prune(&mut self) {
-        if self.pruned.is_some_and(|pruned| pruned.elapsed() < PRUNE_AGAIN) {
+    fn keep_house(&mut self) {
+        if self.kept_house.is_some_and(|kept| kept.elapsed() < KEEP_HOUSE_AGAIN) {
             return;
         }
-        self.pruned = Some(Instant::now());
-        match self.deliverer.prune_archive(self.settings.archive_for, SystemTime::now()) {
+        self.kept_house = Some(Instant::now());
+        match self.deliverer.prune_archive(self.config.delivery.archive_for, SystemTime::now()) {
             Ok(0) => {}
             Ok(removed) => info!(removed, "removed old mails from the archive"),
             Err(error) => warn!("old mails stay in the archive: {error}"),
@@ -534,13 +769,19 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn warn_of_foreign(&mut self, id: &MailId, entry: &Entry) {
-        let path = self.deliverer.outbox().mail_path(entry.mail.as_ref().expect("it is a mail"));
+    fn warn_of_foreign(&mut self, id: &MailId, mail: &MailFile) {
+        let path = self.deliverer.outbox().mail_path(mail);
         if self.warned.insert(path.clone()) {
             let path = path.to_string_lossy();
             warn!(mail = %id, %path, "a mail without a sidecar: not ours, never sent");
         }
     }
+}
+
+/// A time so much later; the furthest there is, should that be beyond it.
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+    time.saturating_add(by).expect("a duration is no calendar span")
 }
 
 /// A number from 0 to 1, uniform. Without a source of randomness 0.5: nothing depends on it.

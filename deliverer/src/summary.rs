@@ -1,5 +1,7 @@
 //! What is told of a run: a line for each mail, and the sum at the end.
 
+use std::time::Duration;
+
 use outbox::{DeliveryRecord, DeliveryState, RecipientState, Sidecar};
 use tracing::{error, info, warn};
 
@@ -23,10 +25,21 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// One line for what came of an attempt, and one for each recipient that lacks the mail.
-    pub fn tell(&mut self, sidecar: &Sidecar, record: &DeliveryRecord, uncertain: bool) {
+    /// One line for what became of a mail, with the words on each recipient that lacks it. `took` is
+    /// how long the attempt took, if one was made.
+    pub fn tell(
+        &mut self,
+        sidecar: &Sidecar,
+        record: &DeliveryRecord,
+        uncertain: bool,
+        took: Option<Duration>,
+    ) {
         let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
         let attempts = record.attempts;
+        let relay = record.relay.as_deref().unwrap_or_default();
+        let seconds = took.map_or(0.0, |took| took.as_secs_f64());
+        let seconds = format!("{seconds:.3}");
+        let domain = domains(&sidecar.envelope.to);
         let replies = || {
             let open = record.recipients.iter();
             let open = open.filter(|(_, outcome)| outcome.state != RecipientState::Accepted);
@@ -38,13 +51,12 @@ impl Summary {
             DeliveryState::Accepted => {
                 let missing = replies();
                 if missing.is_empty() {
-                    let to = sidecar.envelope.to.join(",");
                     let reply = record.recipients.values().next_back();
                     let reply = reply.map(|outcome| outcome.reply.as_str()).unwrap_or_default();
-                    info!(%ticket, %mail, attempts, to, reply, "relayed");
+                    info!(%ticket, %mail, domain, relay, attempts, seconds, reply, "relayed");
                 } else {
                     self.errors += 1;
-                    error!(%ticket, %mail, attempts, "relayed, but not to all recipients: {missing}");
+                    error!(%ticket, %mail, domain, relay, attempts, seconds, "relayed, but not to all recipients: {missing}");
                 }
             }
             DeliveryState::Deferred => {
@@ -53,9 +65,9 @@ impl Summary {
                     record.next_attempt_at.map(|next| format!("{next:.0}")).unwrap_or_default();
                 let words = replies();
                 if uncertain {
-                    warn!(%ticket, %mail, attempts, next, "uncertain, will be sent again with the same Message-ID: {words}");
+                    warn!(%ticket, %mail, domain, relay, attempts, seconds, next, "uncertain, will be sent again with the same Message-ID: {words}");
                 } else {
-                    warn!(%ticket, %mail, attempts, next, "deferred: {words}");
+                    warn!(%ticket, %mail, domain, relay, attempts, seconds, next, "deferred: {words}");
                 }
             }
             DeliveryState::Review => info!(%ticket, %mail, "new, and held for review"),
@@ -67,8 +79,19 @@ impl Summary {
                     DeliveryState::Expired => ("given up after too long", replies()),
                     _ => ("not sent", record.reason.clone().unwrap_or_default()),
                 };
-                error!(%ticket, %mail, attempts, "{what}, and held: {why}");
+                error!(%ticket, %mail, domain, relay, attempts, "{what}, and held: {why}");
             }
         }
     }
+}
+
+/// The recipients' domains, each once, in the envelope's order.
+fn domains(recipients: &[String]) -> String {
+    let mut domains: Vec<&str> = Vec::new();
+    for domain in recipients.iter().filter_map(|address| Some(address.rsplit_once('@')?.1)) {
+        if !domains.contains(&domain) {
+            domains.push(domain);
+        }
+    }
+    domains.join(" ")
 }

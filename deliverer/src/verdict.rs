@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use outbox::{DeliveryRecord, DeliveryState, Envelope, RecipientOutcome, RecipientState};
+use outbox::{
+    AttemptMade, DeliveryRecord, DeliveryState, Envelope, RecipientOutcome, RecipientState,
+};
 use outbox_config::{DeliverySettings, Uncertain};
 
 use crate::smtp::{Attempt, Outcome};
@@ -28,6 +30,8 @@ pub struct Circumstances<'a> {
     pub settings: &'a DeliverySettings,
     /// When the attempt ended.
     pub now: Timestamp,
+    /// How long it took.
+    pub took: Duration,
     /// From 0 to 1: spreads the next attempts of mails that were deferred together.
     pub jitter: f64,
     /// Whether the relay's trouble is the mail's own, for it came with this mail time and again.
@@ -69,7 +73,14 @@ pub fn judge(
         // The relay's trouble alone: it counts against no mail.
         return Verdict { record: None, hold: false, uncertain: false };
     }
+    record.remember(AttemptMade {
+        at: at.now,
+        relay: at.relay.to_owned(),
+        milliseconds: u64::try_from(at.took.as_millis()).unwrap_or(u64::MAX),
+        reply: last_word(&record, attempt),
+    });
     record.relay = Some(at.relay.to_owned());
+    record.offered_at = None;
     record.reason = None;
     record.next_attempt_at = None;
     let uncertain = attempt.is_uncertain();
@@ -88,7 +99,8 @@ pub fn judge(
     if uncertain && (overdue || at.settings.uncertain == Uncertain::Hold) {
         let times = record.uncertain;
         let reason = format!(
-            "the relay may have taken it: it was handed over whole, and no answer came ({times} times)"
+            "the relay may have taken it: it was handed over whole, and no answer came \
+             ({times} times)"
         );
         return Verdict { uncertain, ..held(record, reason) };
     }
@@ -125,9 +137,52 @@ pub fn judge(
     Verdict { record: Some(record), hold, uncertain }
 }
 
+/// The verdict on a mail that was in the relay's hands when the program was killed: whether the relay
+/// took it is not known.
+pub fn interrupted(mut record: DeliveryRecord, at: &Circumstances<'_>) -> Verdict {
+    let offered = record.offered_at.take();
+    record.attempts += 1;
+    record.uncertain += 1;
+    record.first_attempt_at = record.first_attempt_at.or(offered);
+    record.last_attempt_at = offered;
+    if at.settings.uncertain == Uncertain::Hold {
+        let reason = "the relay may have taken it: this program was killed while the relay had it in \
+                      hand";
+        return Verdict { uncertain: true, ..held(record, reason.to_owned()) };
+    }
+    record.state = DeliveryState::Deferred;
+    record.next_attempt_at = Some(at.now);
+    Verdict { record: Some(record), hold: false, uncertain: true }
+}
+
+/// The verdict on a new mail where a person looks at each first.
+pub fn for_review(mut record: DeliveryRecord) -> Verdict {
+    record.state = DeliveryState::Review;
+    record.reason = Some("new: waits for a person to release it (review.hold_new)".to_owned());
+    Verdict { record: Some(record), hold: true, uncertain: false }
+}
+
+/// The words that tell most of an attempt: of the recipient that fared worst, or of what ended it.
+fn last_word(record: &DeliveryRecord, attempt: &Attempt) -> String {
+    let worst = |state| {
+        let asked = attempt.recipients.iter().map(|recipient| recipient.address.as_ref());
+        let outcomes = asked.filter_map(|address: &str| record.recipients.get(address));
+        outcomes
+            .filter(|outcome| outcome.state == state)
+            .map(|outcome| outcome.reply.clone())
+            .next()
+    };
+    [RecipientState::Rejected, RecipientState::Deferred, RecipientState::Accepted]
+        .into_iter()
+        .find_map(worst)
+        .or_else(|| attempt.trouble.as_ref().map(ToString::to_string))
+        .unwrap_or_default()
+}
+
 /// The verdict on a mail that is not, or no more, to be offered to the relay.
 pub fn held(mut record: DeliveryRecord, reason: String) -> Verdict {
     record.state = DeliveryState::Held;
+    record.offered_at = None;
     record.next_attempt_at = None;
     record.reason = Some(reason);
     Verdict { record: Some(record), hold: true, uncertain: false }
@@ -197,7 +252,8 @@ mod tests {
         attempt: &Attempt,
     ) -> Verdict {
         let relay = "relay.example:25";
-        let at = Circumstances { relay, settings, now: at(NOW), jitter: 1.0, blamed: false };
+        let took = Duration::from_millis(120);
+        let at = Circumstances { relay, settings, now: at(NOW), took, jitter: 1.0, blamed: false };
         judge(record, &envelope(), attempt, &at)
     }
 
@@ -309,7 +365,15 @@ mod tests {
     fn trouble_that_comes_with_one_mail_time_and_again_is_the_mails_own() {
         let open = attempt(&[(ABUSE, Outcome::Open), (NOC, rejected())], Some(lost()));
         let settings = &DeliverySettings::default();
-        let at = Circumstances { relay: "r:25", settings, now: at(NOW), jitter: 1.0, blamed: true };
+        let took = Duration::ZERO;
+        let at = Circumstances {
+            relay: "r:25",
+            settings,
+            now: at(NOW),
+            took,
+            jitter: 1.0,
+            blamed: true,
+        };
         let record = judge(DeliveryRecord::new(id()), &envelope(), &open, &at).record.unwrap();
         assert_eq!((record.state, record.attempts), (DeliveryState::Deferred, 1));
         assert!(record.recipients[ABUSE].reply.contains("the connection is lost"));

@@ -74,7 +74,12 @@ impl<'a> Deliverer<'a> {
 
     /// Flags a mail (F), so that it waits for a person. Whether there was a mail to flag.
     pub fn hold(&self, id: &MailId, known: &MailFile) -> Result<bool> {
-        self.change_flags(id, known, |flags| flags.with('F'))
+        self.change_flags(id, known, |flags| flags.with(Flags::HELD).without(Flags::RETRY))
+    }
+
+    /// Takes away the flag that asked for the attempt which has just been made.
+    pub fn retried(&self, id: &MailId, known: &MailFile) -> Result<()> {
+        self.change_flags(id, known, |flags| flags.without(Flags::RETRY)).map(drop)
     }
 
     /// Renames a mail's file into `cur/` with other flags, and makes that durable.
@@ -131,7 +136,10 @@ impl<'a> Deliverer<'a> {
         let mut finished = Vec::with_capacity(mails.len());
         for (id, known) in mails {
             let target = |mail: &MailFile| {
-                kept.join(file_name(id, &mail.flags.without('F').without('T').with('S')))
+                let flags = [Flags::HELD, Flags::TRASHED, Flags::RETRY]
+                    .into_iter()
+                    .fold(mail.flags.with('S'), |flags, flag| flags.without(flag));
+                kept.join(file_name(id, &flags))
             };
             finished.push(match self.rename_mail(id, known.clone(), target)? {
                 None => Finished::NoFile,

@@ -70,6 +70,11 @@ impl MailId {
         self.0.split('.').nth(2)?.parse().ok()
     }
 
+    /// When the mail was written, to the second: an id of ours begins with it.
+    pub fn written_at(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.0.split('.').next()?.parse().ok()?).ok()
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -93,14 +93,14 @@ impl Entry {
             Some(mail) if mail.place == Place::Tmp => State::Committed,
             Some(mail) if mail.flags.trashed() => State::Withdrawn,
             Some(mail) if mail.flags.held() => State::Held,
-            Some(_) => match record {
+            Some(mail) => match record {
                 Some(DeliveryRecord {
                     state: DeliveryState::Deferred,
                     next_attempt_at: Some(until),
                     ..
-                }) => State::Deferred { until: *until },
-                // Rejected, expired or held in the record but no longer flagged: a person
-                // released it.
+                }) if !mail.flags.retried() => State::Deferred { until: *until },
+                // Deferred, and a person asked for the next attempt now. Rejected, expired or held in
+                // the record but no longer flagged: a person released it.
                 _ => State::Queued,
             },
         }

@@ -124,6 +124,11 @@ impl Config {
         Self::load_from(given, Path::new(SYSTEM_FILE), &home.join(USER_FILE))
     }
 
+    /// Reads the same files again.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        Self::load(self.given.as_deref())
+    }
+
     fn load_from(given: Option<&Path>, system: &Path, user: &Path) -> Result<Self, ConfigError> {
         let base = given.unwrap_or(system);
         let mut files = Vec::new();
@@ -139,6 +144,7 @@ impl Config {
         let mut config: Self = serde_path_to_error::deserialize(Value::Object(merged))
             .map_err(|error| type_error(&files, &error))?;
         config.files = files.into_iter().map(|(file, _)| file).collect();
+        config.given = given.map(Path::to_owned);
         config.check()?;
         Ok(config)
     }

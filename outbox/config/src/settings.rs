@@ -18,6 +18,9 @@ pub struct Config {
     /// The files this came from, in the order read.
     #[serde(skip)]
     pub files: Vec<PathBuf>,
+    /// The file that was asked for.
+    #[serde(skip)]
+    pub(crate) given: Option<PathBuf>,
     /// How mails are signed.
     pub openpgp: Option<OpenPgpSettings>,
     /// Where events and directives are.
@@ -339,7 +342,7 @@ pub struct ReviewSettings {
 }
 
 /// Section `metrics`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSettings {
     /// The file that Prometheus's node exporter reads.

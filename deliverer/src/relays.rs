@@ -1,0 +1,383 @@
+//! The relays in their order: how each is doing, which one takes the next mail, and the sessions
+//! that wait for a mail.
+//!
+//! ```text
+//!            ┌── works: up to delivery.connections at the same time, one while it says "too many"
+//!  unknown ──┤                 ▲ one attempt goes through: INFO
+//!  one at    └── trouble ──────┘
+//!  a time        WARN, left alone for 2 s … 5 min, then one attempt at a time
+//! ```
+//!
+//! All mails go to the first relay. The next one gets them only while those before it are in trouble,
+//! or sit on every mail they have. What goes wrong with a relay counts against no mail.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::extension::ClientId;
+use outbox_config::{ConfigError, DeliverySettings, SmtpSettings};
+use tracing::{debug, info, warn};
+
+use crate::smtp::{Attempt, Connection, Outcome, Relay, RelayTrouble, Reply};
+
+/// How long a relay is left alone after trouble: doubling between these two.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// How long a relay gets one connection at a time after it said that there are too many.
+const NARROW: Duration = Duration::from_secs(60);
+
+/// How long a relay may sit on all the mails it has before the next relay is asked as well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a session is kept without a mail for it: a relay would end it at a time of its own
+/// choosing.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// The relays.
+pub struct Relays {
+    known: Vec<Known>,
+    connections: usize,
+    mails_per_connection: u32,
+    connection_age: Duration,
+    /// Sessions without a mail.
+    idle: Vec<(usize, Session, Instant)>,
+    /// How often these were configured: a turn of before has nothing to tell.
+    generation: u32,
+}
+
+/// One relay, and what is known of it.
+struct Known {
+    relay: Arc<Relay>,
+    name: Arc<str>,
+    health: Health,
+    /// Until when it gets one connection at a time.
+    narrow: Option<Instant>,
+    /// When each mail that is with it now was given to it.
+    with_it: Vec<Instant>,
+}
+
+enum Health {
+    /// Not asked yet.
+    Unknown,
+    Works,
+    Trouble {
+        since: Instant,
+        /// When it was last found so.
+        found: Instant,
+        /// Until when it is left alone.
+        until: Instant,
+        pause: Duration,
+    },
+}
+
+/// A connection, and how much it was used.
+pub struct Session {
+    /// Over which mails go.
+    pub connection: Connection,
+    /// When it was made.
+    pub opened: Instant,
+    /// How many mails were begun on it.
+    pub mails: u32,
+}
+
+/// The right to bring one mail to a relay. To be given back with [`Relays::end`].
+#[derive(Debug)]
+pub struct Turn {
+    generation: u32,
+    index: usize,
+    name: Arc<str>,
+    since: Instant,
+}
+
+impl Turn {
+    /// The name of the relay whose turn it is.
+    pub fn relay(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Relays {
+    /// The configured relays. Nothing is connected to yet.
+    pub fn new(relays: &[SmtpSettings], limits: &DeliverySettings) -> Result<Self, ConfigError> {
+        let mut new = Self {
+            known: Vec::new(),
+            connections: 0,
+            mails_per_connection: 0,
+            connection_age: Duration::ZERO,
+            idle: Vec::new(),
+            generation: 0,
+        };
+        new.configure(relays, limits)?;
+        Ok(new)
+    }
+
+    /// Takes these relays and limits instead, and forgets how the relays were doing. Changes nothing
+    /// if it fails. What is in a relay's hands comes back all the same.
+    pub fn configure(
+        &mut self,
+        relays: &[SmtpSettings],
+        limits: &DeliverySettings,
+    ) -> Result<(), ConfigError> {
+        let known = |settings| {
+            let relay = relay(settings)?;
+            Ok(Known {
+                name: name(&relay).into(),
+                relay: Arc::new(relay),
+                health: Health::Unknown,
+                narrow: None,
+                with_it: Vec::new(),
+            })
+        };
+        self.known = relays.iter().map(known).collect::<Result<_, ConfigError>>()?;
+        self.connections = limits.connections.get();
+        self.mails_per_connection = limits.mails_per_connection.get();
+        self.connection_age = limits.connection_age;
+        self.idle.drain(..).for_each(|(_, session, _)| quit(session));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// The relays' names, host and port, in order.
+    pub fn names(&self) -> Vec<&str> {
+        self.known.iter().map(|known| &*known.name).collect()
+    }
+
+    /// A turn for one more mail, if there is one now.
+    pub fn begin(&mut self) -> Option<(Turn, Arc<Relay>, Option<Session>)> {
+        let now = Instant::now();
+        let index = self.next(now)?;
+        let idle = self.idle.iter().rposition(|(of, ..)| *of == index);
+        let session = idle.map(|at| self.idle.remove(at).1);
+        let known = &mut self.known[index];
+        known.with_it.push(now);
+        let name = Arc::clone(&known.name);
+        let turn = Turn { generation: self.generation, index, name, since: now };
+        Some((turn, Arc::clone(&known.relay), session))
+    }
+
+    fn next(&self, now: Instant) -> Option<usize> {
+        for (index, known) in self.known.iter().enumerate() {
+            let room = match known.health {
+                Health::Trouble { until, .. } if now < until => continue,
+                Health::Trouble { .. } if !known.with_it.is_empty() => continue,
+                Health::Trouble { .. } | Health::Unknown => 1,
+                Health::Works if known.narrow.is_some() => 1,
+                Health::Works => self.connections,
+            };
+            if known.with_it.len() < room {
+                return Some(index);
+            }
+            // It has all it may have. Only if it sits on all of it the next one is asked.
+            if known.with_it.iter().any(|&since| now.duration_since(since) < PATIENCE) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Ends a turn. `attempt` is what came of it, where the relay was asked at all; `session` what
+    /// can be used again.
+    pub fn end(&mut self, turn: &Turn, attempt: Option<&Attempt>, session: Option<Session>) {
+        let current = self.give_back(turn);
+        if let (true, Some(attempt)) = (current, attempt) {
+            self.learn(turn, attempt.trouble.as_ref(), too_many(attempt));
+        }
+        let Some(session) = session else { return };
+        let rested = !current || self.known[turn.index].rests();
+        let used_up = session.mails >= self.mails_per_connection
+            || session.opened.elapsed() >= self.connection_age;
+        if rested || used_up {
+            quit(session);
+        } else {
+            self.idle.push((turn.index, session, Instant::now()));
+        }
+    }
+
+    /// Ends a turn in which no session came about.
+    pub fn end_without_session(&mut self, turn: &Turn, trouble: &RelayTrouble) {
+        if self.give_back(turn) {
+            let too_many = trouble.reply().is_some_and(says_too_many);
+            self.learn(turn, Some(trouble), too_many);
+        }
+    }
+
+    /// Whether the turn is one of the present relays'.
+    fn give_back(&mut self, turn: &Turn) -> bool {
+        let current = turn.generation == self.generation;
+        if current {
+            self.known[turn.index].with_it.retain(|&since| since != turn.since);
+        }
+        current
+    }
+
+    fn learn(&mut self, turn: &Turn, trouble: Option<&RelayTrouble>, too_many: bool) {
+        let known = &mut self.known[turn.index];
+        // A relay that has other mails in hand does work; it only wants no more of them.
+        let only_busy = too_many && matches!(known.health, Health::Works) && known.has_company();
+        if too_many {
+            known.narrow();
+        }
+        match trouble {
+            None => known.works(turn),
+            Some(_) if only_busy => {}
+            Some(trouble) => known.pause(turn, trouble),
+        }
+        if self.known[turn.index].rests() {
+            // They would be found closed, or hung like the one that failed.
+            self.idle.retain(|(of, ..)| *of != turn.index);
+        }
+    }
+
+    /// Whether all of them are left alone for now.
+    pub fn all_rest(&self) -> bool {
+        self.known.iter().all(Known::rests)
+    }
+
+    /// When there may be a turn again although nothing else happens: a pause ends, or patience.
+    pub fn next_turn(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let times = self.known.iter().flat_map(|known| {
+            let pause = match known.health {
+                Health::Trouble { until, .. } => Some(until),
+                _ => None,
+            };
+            let patience = known.with_it.iter().max().map(|&since| since + PATIENCE);
+            [pause, patience, known.narrow].into_iter().flatten()
+        });
+        times.filter(|&at| at > now).min()
+    }
+
+    /// Closes what waited too long for a mail, and ends what is over. Gives when there is more of
+    /// that to do.
+    pub fn tidy(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        for known in &mut self.known {
+            if known.narrow.is_some_and(|until| now >= until) {
+                known.narrow = None;
+                info!(relay = &*known.name, "the relay may have all connections again");
+            }
+        }
+        let stale = self.idle.extract_if(.., |(_, _, since)| now.duration_since(*since) >= IDLE);
+        stale.for_each(|(_, session, _)| quit(session));
+        let idle = self.idle.iter().map(|(_, _, since)| *since + IDLE);
+        idle.chain(self.known.iter().filter_map(|known| known.narrow)).min()
+    }
+
+    /// Says goodbye wherever there is a session, and waits for that.
+    pub fn disconnect(&mut self) {
+        thread::scope(|scope| {
+            for (_, session, _) in self.idle.drain(..) {
+                scope.spawn(|| session.connection.quit());
+            }
+        });
+    }
+}
+
+impl Known {
+    /// Whether it is left alone for now.
+    fn rests(&self) -> bool {
+        matches!(self.health, Health::Trouble { until, .. } if Instant::now() < until)
+    }
+
+    fn has_company(&self) -> bool {
+        !self.with_it.is_empty()
+    }
+
+    /// One WARN when trouble begins, the rest of it at DEBUG.
+    fn pause(&mut self, turn: &Turn, trouble: &RelayTrouble) {
+        let now = Instant::now();
+        let relay = &*self.name;
+        let (since, pause) = match self.health {
+            // Begun before the trouble was known, and so no news.
+            Health::Trouble { found, .. } if turn.since < found => return,
+            Health::Trouble { since, pause, .. } => {
+                debug!(relay, "the relay is still in trouble: {trouble}");
+                (since, (pause * 2).min(PAUSE.1))
+            }
+            Health::Unknown | Health::Works => {
+                warn!(relay, "the relay is in trouble and left alone for a while: {trouble}");
+                (now, PAUSE.0)
+            }
+        };
+        self.health = Health::Trouble { since, found: now, until: now + pause, pause };
+    }
+
+    fn works(&mut self, turn: &Turn) {
+        if let Health::Trouble { since, found, .. } = self.health {
+            if turn.since < found {
+                return;
+            }
+            let seconds = since.elapsed().as_secs();
+            info!(relay = &*self.name, seconds, "the relay works again");
+        }
+        self.health = Health::Works;
+    }
+
+    fn narrow(&mut self) {
+        let relay = &*self.name;
+        if self.narrow.replace(Instant::now() + NARROW).is_none() {
+            warn!(
+                relay,
+                "the relay says that it is too many: one connection at a time for a while"
+            );
+        }
+    }
+}
+
+/// Says goodbye. Nobody waits for that.
+fn quit(session: Session) {
+    thread::spawn(move || session.connection.quit());
+}
+
+/// Whether a relay said of an attempt that it gets too many connections or mails.
+fn too_many(attempt: &Attempt) -> bool {
+    let trouble = attempt.trouble.iter().filter_map(RelayTrouble::reply);
+    let deferred = attempt.recipients.iter().filter_map(|recipient| match &recipient.outcome {
+        Outcome::Deferred(reply) => Some(reply),
+        _ => None,
+    });
+    trouble.chain(deferred).any(says_too_many)
+}
+
+/// 452 is not among them: too many recipients are no matter of connections (RFC 5321, 4.5.3.1.10).
+fn says_too_many(reply: &Reply) -> bool {
+    matches!(reply.code(), 421 | 451) && reply.to_string().to_ascii_lowercase().contains("too many")
+}
+
+/// A relay as SMTP knows it.
+pub fn relay(settings: &SmtpSettings) -> Result<Relay, ConfigError> {
+    let credentials = settings
+        .login()?
+        .map(|(name, password)| Credentials::new(name.to_owned(), password.expose().to_owned()));
+    Ok(Relay {
+        host: settings.bare_host().to_owned(),
+        port: settings.port(),
+        tls: settings.tls(),
+        ca_file: settings.ca_file.clone(),
+        credentials,
+        hello_name: hello_name(),
+    })
+}
+
+/// A relay's name for records and logs.
+pub fn name(relay: &Relay) -> String {
+    if relay.host.contains(':') {
+        format!("[{}]:{}", relay.host, relay.port)
+    } else {
+        format!("{}:{}", relay.host, relay.port)
+    }
+}
+
+/// What this host calls itself. A name without a domain is no name to say hello with (RFC 5321,
+/// 4.1.1.1): then an address literal.
+fn hello_name() -> ClientId {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if name.contains('.') && name.chars().all(valid) {
+        ClientId::Domain(name)
+    } else {
+        ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST)
+    }
+}
