@@ -294,7 +294,9 @@ impl Known {
             Health::Trouble { found, .. } if turn.since < found => return,
             Health::Trouble { since, pause, .. } => {
                 debug!(relay, "the relay is still in trouble: {trouble}");
-                (since, (pause * 2).min(PAUSE.1))
+                // Without a word in the midst of a mail it may well be the mail.
+                let may_be_the_mail = trouble.phase.is_of_a_mail() && trouble.reply().is_none();
+                (since, if may_be_the_mail { pause } else { (pause * 2).min(PAUSE.1) })
             }
             Health::Unknown | Health::Works => {
                 warn!(relay, "the relay is in trouble and left alone for a while: {trouble}");

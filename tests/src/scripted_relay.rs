@@ -44,6 +44,8 @@ pub enum Act {
     HangUp,
     /// Waits for [`ScriptedRelay::go_on`], and then says what is usual.
     Hold,
+    /// Says what is usual, an octet at a time with this long between two.
+    Dribble(Duration),
 }
 
 /// A mail whose final dot came.
@@ -84,6 +86,8 @@ struct State {
     rules: Vec<Rule>,
     received: Vec<Received>,
     connections: usize,
+    open: usize,
+    most_open: usize,
     commands: Vec<String>,
     held: usize,
     released: usize,
@@ -165,6 +169,11 @@ impl ScriptedRelay {
         self.state().connections
     }
 
+    /// How many connections there were at the same time at most.
+    pub fn most_open(&self) -> usize {
+        self.state().most_open
+    }
+
     /// By Message-ID, all that came with it.
     pub fn by_message_id(&self) -> HashMap<String, Vec<Received>> {
         let mut mails: HashMap<String, Vec<Received>> = HashMap::new();
@@ -183,7 +192,14 @@ impl ScriptedRelay {
     /// Waits until the deliverer waits for an answer that is held ([`Act::Hold`]).
     #[track_caller]
     pub fn wait_until_held(&self) {
-        self.wait("an answer is held", |state| state.held > state.released);
+        self.wait_until_so_many_held(1);
+    }
+
+    /// Waits until the deliverer waits for so many answers that are held.
+    #[track_caller]
+    pub fn wait_until_so_many_held(&self, count: usize) {
+        let what = format!("{count} answers are held");
+        self.wait(&what, |state| state.held - state.released >= count);
     }
 
     /// Gives the answer that is held.
@@ -237,9 +253,15 @@ impl ScriptedRelay {
                 }
                 let (shared, stop) = (Arc::clone(&shared), Arc::clone(&for_thread));
                 connections.push(spawn(move || {
-                    shared.lock().connections += 1;
+                    {
+                        let mut state = shared.lock();
+                        state.connections += 1;
+                        state.open += 1;
+                        state.most_open = state.most_open.max(state.open);
+                    }
                     // How a connection ends is of no interest.
-                    let _ = Conversation::new(socket, shared, stop, offers).hold();
+                    let _ = Conversation::new(socket, Arc::clone(&shared), stop, offers).hold();
+                    shared.lock().open -= 1;
                 }));
             }
             for connection in connections {
@@ -381,6 +403,13 @@ impl Conversation {
                 return Err(Over);
             }
             Some(Act::HangUp) => return Err(Over),
+            Some(Act::Dribble(pause)) => {
+                for octet in format!("{usually}\r\n").bytes() {
+                    self.socket.get_mut().write_all(&[octet])?;
+                    std::thread::sleep(pause);
+                }
+                return Ok(usually.starts_with(['2', '3']));
+            }
             Some(Act::Hold) => {
                 let mut state = self.shared.lock();
                 state.held += 1;

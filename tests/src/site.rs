@@ -142,6 +142,8 @@ impl Builder {
             "smtp": {"host": "127.0.0.1", "port": free_port()},
             "outbox": {"path": folder.path().join("outbox")},
             "delivery": {},
+            "review": {},
+            "metrics": {},
         });
         let mut site = Site { gnupg, database, folder, domain, programs: self.programs, config };
         site.write_config();

@@ -132,7 +132,7 @@ fn both_killed(count: usize, kills: usize, seed: u64) {
         received.iter().map(|(id, _)| id.clone()).collect::<BTreeSet<_>>().len()
     };
     wait_until("Postfix has delivered all", || distinct(&delivered()) >= count);
-    assert_all_sent_once(&site, count, &delivered(), kills);
+    assert_all_sent_once(&site, count, &delivered(), kills * CONNECTIONS);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn killed_before_every_step(program: Program) {
 
     let received = relay.received();
     let by_id = relay.by_message_id();
-    let allowed = if program == Program::Deliverer { kills } else { 0 };
+    let allowed = if program == Program::Deliverer { kills * CONNECTIONS } else { 0 };
     assert!(
         received.len() - by_id.len() <= allowed,
         "{} repetitions",

@@ -38,6 +38,13 @@ pub enum Phase {
     Quit,
 }
 
+impl Phase {
+    /// Whether it is about one mail, and not about the connection.
+    pub fn is_of_a_mail(self) -> bool {
+        matches!(self, Self::Mail | Self::Rcpt | Self::Data | Self::Message | Self::FinalDot)
+    }
+}
+
 impl Display for Phase {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
