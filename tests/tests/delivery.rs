@@ -69,6 +69,20 @@ fn a_relay_that_says_too_many_gets_one_connection_and_no_mail_suffers() {
     assert!(site.records().is_empty());
 }
 
+#[test]
+fn where_the_relay_can_it_is_asked_to_name_the_ticket_in_what_it_reports() {
+    let relay = ScriptedRelay::offering(&["PIPELINING", "DSN"]);
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 1);
+    site.deliverer(&["run", "--once"]).expect(0);
+    let commands = relay.commands();
+    let ticket = &site.sent_tickets()[0];
+    let mail = commands.iter().find(|command| command.starts_with("MAIL")).unwrap();
+    assert!(mail.ends_with(&format!("RET=HDRS ENVID={ticket}")), "{mail}");
+    let rcpt = commands.iter().find(|command| command.starts_with("RCPT")).unwrap();
+    let expected = format!("NOTIFY=FAILURE,DELAY ORCPT=rfc822;{}", recipient(1));
+    assert!(rcpt.ends_with(&expected), "{rcpt}");
+}
+
 // ---- One slow mail never stops the rest ----
 
 #[test]

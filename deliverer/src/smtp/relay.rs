@@ -33,6 +33,11 @@ pub struct Deadlines {
     pub greeting: Duration,
     /// For the reply to each command, and for the TLS handshake.
     pub command: Duration,
+    /// For the replies to all commands of a mail's envelope together, beside `recipient`: a relay that
+    /// takes its time over each must not keep the connection for days.
+    pub envelope: Duration,
+    /// What each recipient adds to that.
+    pub recipient: Duration,
     /// To take the message, beside what its size allows.
     pub data: Duration,
     /// How many bytes a second the relay must take at least once `data` has passed.
@@ -51,6 +56,8 @@ impl Default for Deadlines {
             connect: Duration::from_secs(30),
             greeting: 5 * MINUTE,
             command: 5 * MINUTE,
+            envelope: 10 * MINUTE,
+            recipient: Duration::from_secs(2),
             data: 3 * MINUTE,
             data_rate: 500,
             final_dot: 10 * MINUTE,
@@ -60,6 +67,11 @@ impl Default for Deadlines {
 }
 
 impl Deadlines {
+    /// How long the envelope of a mail to so many recipients may take.
+    pub(super) fn for_envelope(&self, recipients: usize) -> Duration {
+        self.envelope + self.recipient * u32::try_from(recipients).unwrap_or(u32::MAX)
+    }
+
     /// How long a message of `size` bytes may take.
     pub(super) fn for_message(&self, size: usize) -> Duration {
         let rate = u64::from(self.data_rate.max(1));

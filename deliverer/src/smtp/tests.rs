@@ -19,6 +19,8 @@ fn patient() -> Deadlines {
         connect: long,
         greeting: long,
         command: long,
+        envelope: long,
+        recipient: Duration::ZERO,
         data: long,
         data_rate: 500,
         final_dot: long,
@@ -620,6 +622,21 @@ fn tls_or_not(tls: bool) -> (Script, Tls, tempfile::TempDir) {
     let authority = Authority::new();
     authority.write(&folder.path().join("ca.pem"));
     (Script::new().implicit_tls(authority.server("127.0.0.1")), Tls::Implicit, folder)
+}
+
+#[test]
+fn an_envelope_over_which_the_relay_takes_its_time_ends_with_its_own_deadline() {
+    let action = Action::Dribble(b"250-slow\r\n".to_vec());
+    let server = ScriptedRelay::start(Script::new().at(Moment::Rcpt, action));
+    let envelope = Duration::from_millis(200);
+    let deadlines = Deadlines { envelope, recipient: envelope, ..patient() };
+    let began = Instant::now();
+    let mut connection = try_open(&to(&server), &deadlines).unwrap();
+    let attempt = send(&mut connection, &["a@x.example", "b@x.example"]);
+    assert_eq!(trouble(attempt.trouble.as_ref()), "Rcpt TimedOut");
+    assert_eq!(outcomes(&attempt), ["open", "open"]);
+    let took = began.elapsed();
+    assert!(took >= 3 * envelope && took < patient().command, "{took:?}");
 }
 
 #[test]

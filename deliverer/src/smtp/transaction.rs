@@ -10,6 +10,8 @@
 //!   other     out of step: end the connection, forget this mail's replies          uncertain
 //! ```
 
+use std::time::Instant;
+
 use lettre::{
     Address,
     address::Envelope,
@@ -129,13 +131,15 @@ impl<'a> Transaction<'a> {
         options: &SendOptions,
     ) -> Result<(), RelayTrouble> {
         self.reset()?;
+        let limit = self.connection.deadlines().for_envelope(self.recipients.len());
+        let deadline = Instant::now() + limit;
         for group in self.groups(envelope, content, options) {
             if self.mail == MailReply::Refused
                 || (self.taken.is_empty() && matches!(group.steps[..], [Step::Data]))
             {
                 break;
             }
-            self.exchange(&group)?;
+            self.exchange(&group, deadline)?;
         }
         if !self.go_ahead {
             return self.check_step();
@@ -163,12 +167,12 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn exchange(&mut self, group: &Group) -> Result<(), RelayTrouble> {
+    fn exchange(&mut self, group: &Group, envelope: Instant) -> Result<(), RelayTrouble> {
         self.connection.say(group.steps[0].phase(), &group.commands)?;
         self.connection.state = State::InTransaction;
         for &step in &group.steps {
             // Each command has its own time: RFC 5321, section 4.5.3.2.
-            let deadline = self.connection.deadline(step.phase());
+            let deadline = self.connection.deadline(step.phase()).min(envelope);
             let reply = self.connection.hear(step.phase(), deadline)?;
             self.answer(step, &reply)?;
         }
