@@ -207,7 +207,9 @@ impl Relays {
     fn give_back(&mut self, turn: &Turn) -> bool {
         let current = turn.generation == self.generation;
         if current {
-            self.known[turn.index].with_it.retain(|&since| since != turn.since);
+            let with_it = &mut self.known[turn.index].with_it;
+            let at = with_it.iter().position(|&since| since == turn.since);
+            at.map(|at| with_it.swap_remove(at));
         }
         current
     }
@@ -294,9 +296,8 @@ impl Known {
             Health::Trouble { found, .. } if turn.since < found => return,
             Health::Trouble { since, pause, .. } => {
                 debug!(relay, "the relay is still in trouble: {trouble}");
-                // Without a word in the midst of a mail it may well be the mail.
-                let may_be_the_mail = trouble.phase.is_of_a_mail() && trouble.reply().is_none();
-                (since, if may_be_the_mail { pause } else { (pause * 2).min(PAUSE.1) })
+                let longer = (pause * 2).min(PAUSE.1);
+                (since, if trouble.may_be_the_mails() { pause } else { longer })
             }
             Health::Unknown | Health::Works => {
                 warn!(relay, "the relay is in trouble and left alone for a while: {trouble}");
@@ -381,5 +382,177 @@ fn hello_name() -> ClientId {
         ClientId::Domain(name)
     } else {
         ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::{Cause, Phase};
+
+    fn relays(count: usize) -> Relays {
+        let settings =
+            |n| serde_json::from_str(&format!(r#"{{"host": "127.0.0.1", "port": {n}}}"#)).unwrap();
+        let settings: Vec<SmtpSettings> = (1..=count).map(settings).collect();
+        Relays::new(&settings, &DeliverySettings::default()).unwrap()
+    }
+
+    /// The relay whose turn it is, by its place in the configuration.
+    fn begin(relays: &mut Relays) -> Option<(usize, Turn)> {
+        relays.begin().map(|(turn, ..)| (turn.index + 1, turn))
+    }
+
+    fn begin_all(relays: &mut Relays) -> Vec<Turn> {
+        std::iter::from_fn(|| begin(relays).map(|(_, turn)| turn)).collect()
+    }
+
+    fn attempt(trouble: Option<RelayTrouble>) -> Attempt {
+        Attempt { recipients: Vec::new(), refusal: None, reusable: false, trouble }
+    }
+
+    fn refused() -> RelayTrouble {
+        let cause = Cause::Unreachable("connection refused".into());
+        RelayTrouble { phase: Phase::Connect, cause, stale: false }
+    }
+
+    fn answered(code: u16, words: &str) -> RelayTrouble {
+        let cause = Cause::Answered(Reply::of(code, words));
+        RelayTrouble { phase: Phase::Greeting, cause, stale: false }
+    }
+
+    fn pause_of(relays: &Relays, index: usize) -> Option<Duration> {
+        match relays.known[index].health {
+            Health::Trouble { pause, .. } => Some(pause),
+            _ => None,
+        }
+    }
+
+    /// As if its pause were over.
+    fn end_pause(relays: &mut Relays, index: usize) {
+        if let Health::Trouble { until, .. } = &mut relays.known[index].health {
+            *until = Instant::now();
+        }
+    }
+
+    #[test]
+    fn a_relay_gets_one_mail_until_it_is_known_to_work_and_then_as_many_as_it_may_have() {
+        let mut relays = relays(2);
+        let turns = begin_all(&mut relays);
+        assert_eq!(turns.len(), 1);
+        relays.end(&turns[0], Some(&attempt(None)), None);
+        let turns = begin_all(&mut relays);
+        assert_eq!(turns.iter().map(|turn| turn.index).collect::<Vec<_>>(), [0; 4]);
+        relays.end(&turns[0], None, None);
+        assert_eq!(begin_all(&mut relays).len(), 1);
+    }
+
+    #[test]
+    fn the_next_relay_is_asked_while_the_first_rests_and_the_first_again_after_that() {
+        let mut relays = relays(2);
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end_without_session(&turn, &refused());
+        assert!(!relays.all_rest());
+        let (second, turn) = begin(&mut relays).unwrap();
+        assert_eq!(second, 2);
+        relays.end(&turn, Some(&attempt(None)), None);
+        end_pause(&mut relays, 0);
+        // One mail tries the first again, the others go on with the second meanwhile.
+        let turns = begin_all(&mut relays);
+        assert_eq!(turns.iter().map(|turn| turn.index).collect::<Vec<_>>(), [0, 1, 1, 1, 1]);
+        relays.end(&turns[0], Some(&attempt(None)), None);
+        assert_eq!(begin(&mut relays).unwrap().0, 1);
+    }
+
+    #[test]
+    fn a_pause_doubles_up_to_five_minutes() {
+        let mut relays = relays(1);
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let (_, turn) = begin(&mut relays).unwrap();
+            relays.end_without_session(&turn, &refused());
+            assert!(relays.all_rest() && begin(&mut relays).is_none());
+            pauses.push(pause_of(&relays, 0).unwrap().as_secs());
+            end_pause(&mut relays, 0);
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    #[test]
+    fn several_attempts_that_fail_for_the_same_trouble_make_no_longer_pause() {
+        let mut relays = relays(1);
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        for turn in begin_all(&mut relays) {
+            relays.end_without_session(&turn, &refused());
+        }
+        assert_eq!(pause_of(&relays, 0), Some(PAUSE.0));
+    }
+
+    #[test]
+    fn what_was_begun_before_the_trouble_does_not_end_it() {
+        let mut relays = relays(1);
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        let turns = begin_all(&mut relays);
+        relays.end_without_session(&turns[0], &refused());
+        relays.end(&turns[1], Some(&attempt(None)), None);
+        assert!(relays.all_rest());
+    }
+
+    #[test]
+    fn a_relay_that_may_break_over_the_mail_is_not_left_alone_for_longer_each_time() {
+        let mut relays = relays(1);
+        let cause = Cause::Lost("closed by the relay".into());
+        let lost = RelayTrouble { phase: Phase::Data, cause, stale: false };
+        for _ in 0..5 {
+            let (_, turn) = begin(&mut relays).unwrap();
+            relays.end(&turn, Some(&attempt(Some(lost.clone()))), None);
+            end_pause(&mut relays, 0);
+        }
+        assert_eq!(pause_of(&relays, 0), Some(PAUSE.0));
+    }
+
+    #[test]
+    fn too_many_takes_a_relay_back_to_one_connection_for_a_while() {
+        for words in ["4.7.0 Too many connections", "4.7.0 too many errors after RCPT"] {
+            let mut relays = relays(1);
+            let (_, turn) = begin(&mut relays).unwrap();
+            relays.end(&turn, Some(&attempt(None)), None);
+            let mut turns = begin_all(&mut relays);
+            relays.end_without_session(&turns.remove(0), &answered(421, words));
+            assert!(!relays.all_rest(), "it works on three others");
+            for turn in turns.drain(1..) {
+                relays.end(&turn, Some(&attempt(None)), None);
+            }
+            assert!(begin(&mut relays).is_none(), "there is one");
+            relays.end(&turns[0], Some(&attempt(None)), None);
+            assert_eq!(begin_all(&mut relays).len(), 1);
+            assert!(relays.tidy().is_some());
+            relays.known[0].narrow = Some(Instant::now());
+            relays.tidy();
+            assert_eq!(begin_all(&mut relays).len(), 3);
+        }
+        assert!(!says_too_many(&Reply::of(452, "4.5.3 too many recipients")));
+        assert!(!says_too_many(&Reply::of(421, "4.3.2 shutting down")));
+    }
+
+    #[test]
+    fn a_relay_that_sits_on_all_it_has_for_a_minute_keeps_no_mail_from_the_next() {
+        let mut relays = relays(2);
+        let (_, turn) = begin(&mut relays).unwrap();
+        assert!(begin(&mut relays).is_none());
+        relays.known[0].with_it[0] = turn.since.checked_sub(PATIENCE).unwrap();
+        assert_eq!(begin(&mut relays).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_turn_of_before_a_new_configuration_tells_nothing_of_the_new_relays() {
+        let mut relays = relays(2);
+        let (_, turn) = begin(&mut relays).unwrap();
+        let one = serde_json::from_str(r#"{"host": "127.0.0.1", "port": 9}"#).unwrap();
+        relays.configure(&[one], &DeliverySettings::default()).unwrap();
+        relays.end_without_session(&turn, &refused());
+        assert!(!relays.all_rest());
+        assert_eq!(begin(&mut relays).unwrap().0, 1);
     }
 }

@@ -498,7 +498,8 @@ impl<'a> Service<'a> {
         let decided = match came {
             Came::NoSession(_) => None,
             Came::NotNow => {
-                self.look = true;
+                // What changed rings. A lock that is let go of does not.
+                self.look_at = self.look_at.min(Instant::now() + BUSY);
                 return self.unoffer(before, offered);
             }
             Came::Unreadable(error) => {
@@ -507,11 +508,9 @@ impl<'a> Service<'a> {
             }
             Came::Unfit(found, reason) => Some((found, verdict::held(record, reason))),
             Came::Tried(found, attempt) => {
-                // An answer such as "log in first" is the same for every mail.
-                let about_us =
-                    |trouble: &RelayTrouble| trouble.reply().is_some_and(|r| r.code() != 421);
                 let trouble = attempt.trouble.as_ref();
-                let blamed = trouble.is_some_and(|t| !about_us(t)) && self.suspect(&id);
+                let blamed =
+                    trouble.is_some_and(RelayTrouble::may_be_the_mails) && self.suspect(&id);
                 let circumstances = self.circumstances(turn.relay(), took, blamed);
                 let verdict = judge(record, &found.sidecar.envelope, &attempt, &circumstances);
                 Some((found, verdict))

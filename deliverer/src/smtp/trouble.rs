@@ -38,13 +38,6 @@ pub enum Phase {
     Quit,
 }
 
-impl Phase {
-    /// Whether it is about one mail, and not about the connection.
-    pub fn is_of_a_mail(self) -> bool {
-        matches!(self, Self::Mail | Self::Rcpt | Self::Data | Self::Message | Self::FinalDot)
-    }
-}
-
 impl Display for Phase {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -125,6 +118,18 @@ impl RelayTrouble {
         match &self.cause {
             Cause::Answered(reply) => Some(reply),
             _ => None,
+        }
+    }
+
+    /// Whether it may come from the mail in hand: in its midst, without a word or with a 421. What a relay says to
+    /// MAIL already, or of a login, it says to every mail.
+    pub fn may_be_the_mails(&self) -> bool {
+        match (self.phase, self.reply()) {
+            (Phase::Mail, None) => true,
+            (Phase::Rcpt | Phase::Data | Phase::Message | Phase::FinalDot, reply) => {
+                reply.is_none_or(|reply| reply.code() == 421)
+            }
+            _ => false,
         }
     }
 
