@@ -19,7 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use outbox::{
-    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, Sidecar, Snapshot, State,
+    Deliverer, DeliveryRecord, DeliveryState, Entry, MailFile, MailId, Pruned, Sidecar, Snapshot,
+    State,
 };
 use outbox_config::DeliverySettings;
 use tracing::{debug, error, info, warn};
@@ -495,9 +496,12 @@ impl<'a> Service<'a> {
             return;
         }
         self.pruned = Some(Instant::now());
-        match self.deliverer.prune_archive(self.settings.archive_for, SystemTime::now()) {
-            Ok(0) => {}
-            Ok(removed) => info!(removed, "removed old mails from the archive"),
+        let (age, size) = (self.settings.archive_for, self.settings.archive_size);
+        match self.deliverer.prune_archive(age, size, SystemTime::now()) {
+            Ok(Pruned { mails: 0, .. }) => {}
+            Ok(Pruned { mails, octets }) => {
+                info!(mails, octets, "removed old mails from the archive");
+            }
             Err(error) => warn!("old mails stay in the archive: {error}"),
         }
     }
