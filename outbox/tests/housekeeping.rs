@@ -119,7 +119,7 @@ fn write_a_mail_that_is_too_large() {
             aggregate_identifier: [].into(),
         },
     };
-    let error = generator.draft(mail, &[b'x'; 100_000]).unwrap_err();
+    let error = generator.draft(mail, &vec![b'x'; 100_000]).unwrap_err();
     eprintln!("it failed: {error}");
 }
 
