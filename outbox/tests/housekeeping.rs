@@ -94,7 +94,7 @@ fn a_hundred_thousand_mails_are_pruned_in_seconds() {
     let began = Instant::now();
     let pruned = prune(&outbox, 30 * DAY, Some(1_000)).unwrap();
     assert_eq!(pruned, Pruned { mails: 99_900, octets: 999_000 });
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 /// Not a test: what the next one runs with a limit of how large a file may become, which to the

@@ -22,7 +22,7 @@ impl OutboxSettings {
                  delivery.archive_for",
                 self.min_free_inodes
             )),
-            Some(files) => Ok(format!("room for {free} in {files} files")),
+            Some(files) => Ok(format!("room for {free} and {files} files")),
             None => Ok(format!("room for {free}")),
         }
     }
@@ -44,7 +44,7 @@ mod tests {
         );
         let few = judge(megabytes(100), Some(999)).unwrap_err();
         assert!(few.contains("999 more files") && few.contains("outbox.min_free_inodes"), "{few}");
-        assert_eq!(judge(megabytes(100), Some(1000)).unwrap(), "room for 100 MiB in 1000 files");
+        assert_eq!(judge(megabytes(100), Some(1000)).unwrap(), "room for 100 MiB and 1000 files");
         assert_eq!(judge(megabytes(100), None).unwrap(), "room for 100 MiB");
     }
 
