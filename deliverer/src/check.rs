@@ -6,17 +6,25 @@ use anyhow::{anyhow, bail};
 use outbox::Outbox;
 use outbox_config::database::{connect, describe};
 use outbox_config::program::{self, Check};
-use outbox_config::{Config, Failure, SmtpTls};
+use outbox_config::{Config, Failure, SmtpSettings, SmtpTls};
 
 use crate::list::read;
 use crate::marks::missing_rights;
-use crate::relays::{name, relay};
-use crate::smtp::{Connection, Deadlines};
+use crate::smtp::{Connection, Deadlines, Relay};
+
+/// How long a relay may take for each answer. A mail waits longer; a person does not.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
-    let checks: [Check; 3] =
-        [("outbox", check_outbox), ("database", check_database), ("relay", check_relay)];
+    let mut checks: Vec<Check<'_>> =
+        vec![("outbox", Box::new(check_outbox)), ("database", Box::new(check_database))];
+    match config.smtp() {
+        Ok(relays) => checks.extend(relays.iter().map(|relay| -> Check<'_> {
+            ("relay", Box::new(move |_| check_relay(relay, PATIENCE)))
+        })),
+        Err(error) => checks.push(("relay", Box::new(move |_| bail!("{error}")))),
+    }
     program::check(config, &checks)
 }
 
@@ -28,7 +36,9 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
     }
     let mails = mails.len();
     outbox.check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])?;
-    Ok(format!("{} with {mails} mails", outbox.root().display()))
+    let room = outbox.room()?;
+    let room = config.outbox.judge_room(room.octets, room.files).map_err(anyhow::Error::msg)?;
+    Ok(format!("{} with {mails} mails; {room}", outbox.root().display()))
 }
 
 fn check_database(config: &Config) -> anyhow::Result<String> {
@@ -41,17 +51,42 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     Ok(format!("{} as {}", settings.name, settings.username))
 }
 
-fn check_relay(config: &Config) -> anyhow::Result<String> {
-    let settings = &config.smtp()?[0];
-    let relay = relay(settings)?;
-    let name = name(&relay);
-    let connection = Connection::open(&relay, &Deadlines::default())
-        .map_err(|trouble| anyhow!("{name}: {trouble}"))?;
+fn check_relay(settings: &SmtpSettings, patience: Duration) -> anyhow::Result<String> {
+    let relay = Relay::configured(settings)?;
+    let name = relay.name();
+    let deadlines = Deadlines {
+        connect: patience,
+        greeting: patience,
+        command: patience,
+        ..Deadlines::default()
+    };
+    let connection =
+        Connection::open(&relay, &deadlines).map_err(|trouble| anyhow!("{name}: {trouble}"))?;
     connection.quit();
-    let tls = match settings.tls() {
+    let tls = match relay.tls {
         SmtpTls::None => "without TLS",
         SmtpTls::StartTls | SmtpTls::Implicit => "with TLS",
     };
     let login = if relay.credentials.is_some() { ", and logs us in" } else { "" };
     Ok(format!("{name} greets us {tls}{login}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_mute_relay_is_given_up_when_patience_is_over() {
+        // It takes connections and never says a word.
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = mute.local_addr().unwrap().port();
+        let settings = format!(r#"{{"smtp": {{"host": "127.0.0.1", "port": {port}}}}}"#);
+        let config: Config = serde_json::from_str(&settings).unwrap();
+        let error = check_relay(&config.smtp().unwrap()[0], Duration::from_millis(50)).unwrap_err();
+        let expected =
+            format!("127.0.0.1:{port}: failed to get the relay's greeting: it took too long");
+        assert_eq!(error.to_string(), expected);
+    }
 }

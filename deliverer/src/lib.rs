@@ -7,6 +7,7 @@ mod check;
 pub mod cli;
 mod doorbell;
 mod event;
+mod housekeeping;
 mod list;
 mod marker;
 mod marks;

@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::extension::ClientId;
 use outbox_config::{ConfigError, DeliverySettings, SmtpSettings};
 use tracing::{debug, info, warn};
 
@@ -121,9 +119,9 @@ impl Relays {
         limits: &DeliverySettings,
     ) -> Result<(), ConfigError> {
         let known = |settings| {
-            let relay = relay(settings)?;
+            let relay = Relay::configured(settings)?;
             Ok(Known {
-                name: name(&relay).into(),
+                name: relay.name().into(),
                 relay: Arc::new(relay),
                 health: Health::Unknown,
                 narrow: None,
@@ -347,42 +345,6 @@ fn too_many(attempt: &Attempt) -> bool {
 /// 452 is not among them: too many recipients are no matter of connections (RFC 5321, 4.5.3.1.10).
 fn says_too_many(reply: &Reply) -> bool {
     matches!(reply.code(), 421 | 451) && reply.to_string().to_ascii_lowercase().contains("too many")
-}
-
-/// A relay as SMTP knows it.
-pub fn relay(settings: &SmtpSettings) -> Result<Relay, ConfigError> {
-    let credentials = settings
-        .login()?
-        .map(|(name, password)| Credentials::new(name.to_owned(), password.expose().to_owned()));
-    Ok(Relay {
-        host: settings.bare_host().to_owned(),
-        port: settings.port(),
-        tls: settings.tls(),
-        ca_file: settings.ca_file.clone(),
-        credentials,
-        hello_name: hello_name(),
-    })
-}
-
-/// A relay's name for records and logs.
-pub fn name(relay: &Relay) -> String {
-    if relay.host.contains(':') {
-        format!("[{}]:{}", relay.host, relay.port)
-    } else {
-        format!("{}:{}", relay.host, relay.port)
-    }
-}
-
-/// What this host calls itself. A name without a domain is no name to say hello with (RFC 5321,
-/// 4.1.1.1): then an address literal.
-fn hello_name() -> ClientId {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-    if name.contains('.') && name.chars().all(valid) {
-        ClientId::Domain(name)
-    } else {
-        ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST)
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
@@ -29,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Came, Found, Report, Task};
 use crate::event::Event;
+use crate::housekeeping::{Housekeeping, remove_leftovers};
 use crate::marker::Marker;
 use crate::marks::Mark;
 use crate::relays::Relays;
@@ -42,9 +43,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How long it looks away at least while mails are due: its own work rings the doorbell as well, and
 /// each mail's flags are looked at right before it is sent.
 const BUSY: Duration = Duration::from_secs(1);
-
-/// How often the archive is pruned, and leftovers are removed.
-const KEEP_HOUSE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How long to wait before a record that could not be written is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(2);
@@ -93,7 +91,7 @@ pub struct Service<'a> {
     /// How often a relay got into trouble over a mail: it goes to the back of the queue.
     suspects: HashMap<MailId, u32>,
     warned: HashSet<PathBuf>,
-    kept_house: Option<Instant>,
+    housekeeping: Housekeeping,
     summary: Summary,
 }
 
@@ -160,7 +158,7 @@ impl<'a> Service<'a> {
             unmarked: HashMap::new(),
             suspects: HashMap::new(),
             warned: HashSet::new(),
-            kept_house: None,
+            housekeeping: Housekeeping::default(),
             summary: Summary::default(),
         }
     }
@@ -172,13 +170,13 @@ impl<'a> Service<'a> {
     }
 
     fn work(&mut self) -> outbox::Result<()> {
-        self.begin()?;
+        remove_leftovers(&self.deliverer)?;
         while !self.stopping() {
             if self.is_time_to_look() {
                 self.look()?;
             }
             let rest = self.dispatch()?;
-            self.keep_house();
+            self.housekeeping.keep(&self.deliverer, &self.config)?;
             let until = self.wake_at(rest);
             self.wait(until)?;
         }
@@ -192,7 +190,7 @@ impl<'a> Service<'a> {
     }
 
     fn work_once(&mut self) -> outbox::Result<()> {
-        self.begin()?;
+        remove_leftovers(&self.deliverer)?;
         self.look()?;
         while !self.stopping() {
             let rest = self.dispatch()?;
@@ -211,15 +209,7 @@ impl<'a> Service<'a> {
         }
         while !self.stopping() && !self.unmarked.is_empty() && self.wait_for_marks(MARKS_OVERDUE)? {
         }
-        self.keep_house();
-        Ok(())
-    }
-
-    fn begin(&mut self) -> outbox::Result<()> {
-        let leftovers = self.deliverer.recover()?;
-        if leftovers > 0 {
-            info!(leftovers, "removed delivery records of mails that were finished");
-        }
+        self.housekeeping.keep(&self.deliverer, &self.config)?;
         Ok(())
     }
 
@@ -266,6 +256,7 @@ impl<'a> Service<'a> {
         self.look_at = self.looked + LOOK_AGAIN;
         let snapshot = self.deliverer.outbox().scan()?;
         self.warn_of_oddities(&snapshot);
+        self.housekeeping.watch_room(&self.deliverer, &self.config)?;
         self.listen_to_marker();
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
         self.sort_out(&snapshot)?;
@@ -722,18 +713,6 @@ impl<'a> Service<'a> {
         self.config = config;
         self.look = true;
         Ok(())
-    }
-
-    fn keep_house(&mut self) {
-        if self.kept_house.is_some_and(|kept| kept.elapsed() < KEEP_HOUSE_AGAIN) {
-            return;
-        }
-        self.kept_house = Some(Instant::now());
-        match self.deliverer.prune_archive(self.config.delivery.archive_for, SystemTime::now()) {
-            Ok(0) => {}
-            Ok(removed) => info!(removed, "removed old mails from the archive"),
-            Err(error) => warn!("old mails stay in the archive: {error}"),
-        }
     }
 
     /// Reads a file of the mail. One that can't be read is told about once, and the mail is left

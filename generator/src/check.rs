@@ -17,13 +17,13 @@ use crate::tools::{claims, definitions, envelope_from, sender, signer, templates
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
-    let checks: [Check; 6] = [
-        ("sender", check_sender),
-        ("key", check_key),
-        ("formats", check_formats),
-        ("templates", check_templates),
-        ("database", check_database),
-        ("outbox", check_outbox),
+    let checks: [Check<'_>; 6] = [
+        ("sender", Box::new(check_sender)),
+        ("key", Box::new(check_key)),
+        ("formats", Box::new(check_formats)),
+        ("templates", Box::new(check_templates)),
+        ("database", Box::new(check_database)),
+        ("outbox", Box::new(check_outbox)),
     ];
     program::check(config, &checks)
 }
@@ -77,19 +77,23 @@ fn check_templates(config: &Config) -> anyhow::Result<String> {
     }
     let mut templates = templates(config).map_err(Failure::into_error)?;
     // What is wrong with the definitions themselves was told above.
-    if let Ok(definitions) = definitions(config) {
+    let definitions = definitions(config).ok();
+    if let Some(definitions) = &definitions {
         let named = definitions.templates().filter_map(|choice| templates.get(choice).err());
         wrong.extend(named.map(|error| format!("{:#}", anyhow::Error::new(error))));
     }
-    if wrong.is_empty() {
-        return Ok(format!("{count} in {}", folder.display()));
+    if !wrong.is_empty() {
+        bail!("{}", wrong.into_iter().collect::<Vec<_>>().join("; "));
     }
-    bail!("{}", wrong.into_iter().collect::<Vec<_>>().join("; "))
+    if count == 0 && definitions.is_none_or(|definitions| definitions.use_directives_templates()) {
+        bail!("there is no template in {} (template_dir)", folder.display());
+    }
+    Ok(format!("{count} in {}", folder.display()))
 }
 
 /// The files right in the folder, but hidden ones.
 fn template_names(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let cannot = || format!("cannot list the template folder {}", folder.display());
+    let cannot = || format!("cannot read the template folder {}", folder.display());
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(cannot)? {
         let entry = entry.with_context(cannot)?;
@@ -128,5 +132,7 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
     outbox.check_writable(&["tmp", "new", "sidecar"])?;
     let claims = claims(&outbox).map_err(Failure::into_error)?;
     let directives = claims.directives.len();
-    Ok(format!("{}; it claims {directives} directives", outbox.root().display()))
+    let room = outbox.room()?;
+    let room = config.outbox.judge_room(room.octets, room.files).map_err(anyhow::Error::msg)?;
+    Ok(format!("{} claims {directives} directives; {room}", outbox.root().display()))
 }

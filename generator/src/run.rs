@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, anyhow};
 use outbox::{Draft, Generator, Outbox, Ticket};
-use outbox_config::{Config, Failure};
+use outbox_config::{Config, Failure, OutboxSettings};
 use postgres::{Client, Transaction};
 use tracing::{debug, error, info, warn};
 
@@ -64,14 +64,16 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         transaction: &mut transaction,
         ticket_client: &mut ticket_client,
         last_ticket: claims.last_ticket.as_ref(),
+        floor: &config.outbox,
         summary: Summary::default(),
     };
     writer.write(groups)?;
     let Summary { mails, copies, postponed, errors } = writer.summary;
     info!(mails, copies, postponed, errors, "done");
     if errors > 0 {
-        let text = format!("{errors} groups failed and stay pending: see the lines above");
-        return Err(Failure::Failed(anyhow!(text)));
+        return Err(Failure::Failed(anyhow!(
+            "{errors} groups failed and stay pending: see the lines above"
+        )));
     }
     Ok(())
 }
@@ -98,6 +100,7 @@ struct Writer<'a, 'c, 'o> {
     transaction: &'a mut Transaction<'c>,
     ticket_client: &'a mut Client,
     last_ticket: Option<&'a Ticket>,
+    floor: &'a OutboxSettings,
     summary: Summary,
 }
 
@@ -146,6 +149,7 @@ impl Writer<'_, '_, '_> {
         if batch.is_empty() {
             return Ok(());
         }
+        self.check_room()?;
         let event_ids = batch.iter().flat_map(|planned| planned.group.event_ids.iter().copied());
         let shown = batch.iter().flat_map(|planned| fields(&planned.plan));
         let order = Field::Event("time.source".to_owned());
@@ -180,6 +184,18 @@ impl Writer<'_, '_, '_> {
         self.summary.mails += written - copies;
         self.summary.copies += copies;
         Ok(())
+    }
+
+    /// Writes nothing more, and draws no ticket for it, where there is too little room: a full disk
+    /// would stop the deliverer too, which must write down what the relay says.
+    fn check_room(&self) -> Result<(), Failure> {
+        let room = self.generator.outbox().room().map_err(Failure::unavailable)?;
+        self.floor.judge_room(room.octets, room.files).map(drop).map_err(|too_little| {
+            let written = self.summary.mails;
+            Failure::Unavailable(anyhow!(
+                "no more mails are written ({written} were in this run): {too_little}"
+            ))
+        })
     }
 
     fn fail_group(&mut self, group: &Group, reason: &str) {

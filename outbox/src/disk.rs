@@ -1,5 +1,6 @@
 //! Reading and writing files so that they outlast a crash, and nothing but regular files.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -18,19 +19,23 @@ const FILE_MODE: u32 = 0o640;
 const JSON_LIMIT: u64 = 64 << 20;
 
 /// Creates `path`, which must not exist, and writes `bytes`. Not durable before the caller calls
-/// `sync_all` on the file.
+/// `sync_all` on the file. What can't be written whole (the disk is full) is removed again.
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<File> {
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(Error::io("create", path))?;
+    fill(&file, path, bytes).inspect_err(|_| drop(fs::remove_file(path)))?;
+    Ok(file)
+}
+
+fn fill(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
     // The umask of cron or of a shell must not decide who can read the outbox.
     file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
         .map_err(Error::io("set the mode of", path))?;
-    file.write_all(bytes).map_err(Error::io("write", path))?;
-    Ok(file)
+    file.write_all(bytes).map_err(Error::io("write", path))
 }
 
 /// Makes a file's content durable.
@@ -69,16 +74,17 @@ pub(crate) fn temporary(id: &MailId) -> String {
     format!(".{id}.json.tmp")
 }
 
+/// Whether a file's name is that of a file of ours before it is in place.
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b".") && name.ends_with(b".json.tmp")
+}
+
 /// Removes the files in `folder` that a crash kept from getting into place.
 pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let entry = entry.map_err(Error::io("list", folder))?;
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        if name.starts_with(b".")
-            && name.ends_with(b".json.tmp")
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-        {
+        if is_temporary(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             remove(&entry.path())?;
         }
     }

@@ -7,11 +7,11 @@
 //! again, and the database is told again, which changes nothing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::folder::Lock;
-use crate::mail_file::file_name;
+use crate::mail_file::{file_name, parse_file_name};
 use crate::{DeliveryRecord, Error, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
 
 /// The right to write delivery records and to finish mails. Ends with the process or when dropped.
@@ -30,6 +30,15 @@ pub enum Finished {
     Removed,
     /// There was no file: a person deleted it after the relay had it.
     NoFile,
+}
+
+/// What [`Deliverer::prune_archive`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many mails.
+    pub mails: usize,
+    /// How many octets they had.
+    pub octets: u64,
 }
 
 /// How often a file is looked for that someone renames at the same time.
@@ -185,22 +194,68 @@ impl<'a> Deliverer<'a> {
         Ok(removed)
     }
 
-    /// Removes from the archive what was written longer than `keep` ago. Gives how many.
-    pub fn prune_archive(&self, keep: Duration, now: SystemTime) -> Result<usize> {
-        let mut removed = 0;
+    /// Removes from the archive the mails that were written longer than `keep` ago, and of the rest
+    /// the oldest ones until no more than `limit` octets are left. Without a limit, age alone counts.
+    ///
+    /// Only our own mails are touched, and counted: not what a person put there, and nothing that is
+    /// no regular file. Fails if there are some that can't be removed, but removes all that can.
+    pub fn prune_archive(
+        &self,
+        keep: Duration,
+        limit: Option<u64>,
+        now: SystemTime,
+    ) -> Result<Pruned> {
+        let mut mails = self.archived()?;
+        // Of those written at the same time, the names say which is older.
+        mails.sort_unstable_by(|a, b| (a.modified, &a.path).cmp(&(b.modified, &b.path)));
+        let mut left: u64 = mails.iter().map(|mail| mail.octets).sum();
+        let mut pruned = Pruned::default();
+        let mut failed = None;
+        for mail in mails {
+            let old = now.duration_since(mail.modified).is_ok_and(|age| age > keep);
+            if !old && limit.is_none_or(|limit| left <= limit) {
+                break;
+            }
+            match disk::remove(&mail.path) {
+                Ok(()) => {
+                    left -= mail.octets;
+                    pruned.mails += 1;
+                    pruned.octets += mail.octets;
+                }
+                Err(error) => _ = failed.get_or_insert(error),
+            }
+        }
+        failed.map_or(Ok(pruned), Err)
+    }
+
+    /// Our own mails in the archive, in no order.
+    fn archived(&self) -> Result<Vec<ArchivedMail>> {
+        let mut mails = Vec::new();
         for place in [Place::New, Place::Cur] {
             let folder = self.outbox.archive().join(place.folder());
             for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
-                let path = entry.map_err(Error::io("list", &folder))?.path();
-                removed += usize::from(older_than(&path, keep, now) && disk::remove(&path).is_ok());
+                let entry = entry.map_err(Error::io("list", &folder))?;
+                let name = entry.file_name();
+                let ours = name.to_str().and_then(parse_file_name);
+                if ours.is_none_or(|(id, _)| id.ticket().is_none()) {
+                    continue;
+                }
+                // Not that of what a link leads to. One that a mail reader just renamed has none; the
+                // next time is early enough for it.
+                let Ok(metadata) = entry.metadata() else { continue };
+                let Ok(modified) = metadata.modified() else { continue };
+                if metadata.is_file() {
+                    let (path, octets) = (entry.path(), metadata.len());
+                    mails.push(ArchivedMail { modified, octets, path });
+                }
             }
         }
-        Ok(removed)
+        Ok(mails)
     }
 }
 
-fn older_than(path: &Path, age: Duration, now: SystemTime) -> bool {
-    fs::symlink_metadata(path)
-        .and_then(|metadata| metadata.modified())
-        .is_ok_and(|modified| now.duration_since(modified).is_ok_and(|found| found > age))
+struct ArchivedMail {
+    modified: SystemTime,
+    octets: u64,
+    path: PathBuf,
 }

@@ -5,7 +5,7 @@
 //! a folder, and back to `new/`, which readdir may miss: a mail found nowhere is looked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// How often a mail is looked for again before it counts as gone.
 const LOOKS: usize = 4;
+
+/// What is odd about a name that is a mail's, but no mail's of ours.
+const NO_TICKET: &str = "there is no ticket in its name";
 
 /// What there is of one mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +115,7 @@ impl Outbox {
     pub fn scan(&self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         for name in list(&self.sidecars())? {
-            snapshot.note_json(&self.sidecars(), &name, |entry| entry.sidecar = true);
+            snapshot.note_sidecar(&self.sidecars(), &name);
         }
         for place in Place::ALL {
             for name in list(&self.maildir(place))? {
@@ -120,7 +123,7 @@ impl Outbox {
             }
         }
         for name in list(&self.records())? {
-            snapshot.note_json(&self.records(), &name, |entry| entry.record = true);
+            snapshot.note_record(&self.records(), &name);
         }
         self.look_again(&mut snapshot)?;
         snapshot.entries.retain(|_, entry| entry.sidecar || entry.mail.is_some() || entry.record);
@@ -225,13 +228,29 @@ impl Snapshot {
         self.entries.entry(id).or_insert(Entry { mail: None, sidecar: false, record: false })
     }
 
-    fn note_json(&mut self, folder: &Path, name: &OsString, note: impl FnOnce(&mut Entry)) {
-        let id = name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::parse);
-        if let Some(Ok(id)) = id {
-            note(self.entry(id));
-        } else {
+    /// Notes a sidecar, also one that is none of ours: who asks what it claims must fail on it.
+    fn note_sidecar(&mut self, folder: &Path, name: &OsStr) {
+        let Some(id) = self.json_of(folder, name) else { return };
+        if id.ticket().is_none() {
+            self.oddity(folder.join(name), NO_TICKET);
+        }
+        self.entry(id).sidecar = true;
+    }
+
+    fn note_record(&mut self, folder: &Path, name: &OsStr) {
+        if let Some(id) = self.json_of(folder, name) {
+            self.entry(id).record = true;
+        }
+    }
+
+    /// The mail whose JSON file has this name. A name that is no such file's is odd, unless it is one
+    /// that our files have before they are in place.
+    fn json_of(&mut self, folder: &Path, name: &OsStr) -> Option<MailId> {
+        let id = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+        if id.is_none() && !disk::is_temporary(name) {
             self.oddity(folder.join(name), "its name is not <mail id>.json");
         }
+        id
     }
 
     fn note_mail(&mut self, folder: &Path, place: Place, name: OsString) {
@@ -239,6 +258,10 @@ impl Snapshot {
             self.oddity(folder.join(name), "its name is not that of a mail of this outbox");
             return;
         };
+        // In the other two folders it is a mail without a sidecar.
+        if place == Place::Tmp && id.ticket().is_none() {
+            self.oddity(folder.join(&name), NO_TICKET);
+        }
         meet(&mut self.entry(id).mail, MailFile { place, file_name: name, flags });
     }
 
@@ -257,15 +280,11 @@ fn meet(known: &mut Option<MailFile>, met: MailFile) {
     *known = Some(MailFile { flags, ..met });
 }
 
-/// The names in a folder, without those that begin with a dot: our own temporary files, and what
-/// Maildir readers skip as well.
+/// The names in a folder.
 fn list(folder: &Path) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let name = entry.map_err(Error::io("list", folder))?.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            names.push(name);
-        }
+        names.push(entry.map_err(Error::io("list", folder))?.file_name());
     }
     Ok(names)
 }

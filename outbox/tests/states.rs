@@ -593,7 +593,7 @@ fn the_archive_is_pruned_by_age() {
     deliverer.finish(&[(id.clone(), None)], true).unwrap();
     let day = Duration::from_secs(86_400);
     let in_two_days = SystemTime::now() + 2 * day;
-    assert_eq!(deliverer.prune_archive(3 * day, in_two_days).unwrap(), 0);
-    assert_eq!(deliverer.prune_archive(day, in_two_days).unwrap(), 1);
+    assert_eq!(deliverer.prune_archive(3 * day, None, in_two_days).unwrap().mails, 0);
+    assert_eq!(deliverer.prune_archive(day, None, in_two_days).unwrap().mails, 1);
     assert_eq!(case.files(&id), [""; 0]);
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
-use outbox_config::SmtpTls as Tls;
+use outbox_config::{ConfigError, SmtpSettings, SmtpTls as Tls};
 
 /// A relay and how to speak to it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,45 @@ pub struct Relay {
     pub credentials: Option<Credentials>,
     /// The name we give ourselves in EHLO.
     pub hello_name: ClientId,
+}
+
+impl Relay {
+    /// The relay that the configuration tells of. Fails if its password can't be read.
+    pub fn configured(settings: &SmtpSettings) -> Result<Self, ConfigError> {
+        let login = settings.login()?;
+        let credentials = login.map(|(name, password)| {
+            Credentials::new(name.to_owned(), password.expose().to_owned())
+        });
+        Ok(Self {
+            host: settings.bare_host().to_owned(),
+            port: settings.port(),
+            tls: settings.tls(),
+            ca_file: settings.ca_file.clone(),
+            credentials,
+            hello_name: hello_name(),
+        })
+    }
+
+    /// Its name for records and logs: host and port.
+    pub fn name(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What this host calls itself. A name without a domain is no name to say hello with (RFC 5321,
+/// 4.1.1.1): then an address literal.
+fn hello_name() -> ClientId {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if name.contains('.') && name.chars().all(valid) {
+        ClientId::Domain(name)
+    } else {
+        ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST)
+    }
 }
 
 /// How long the relay may take. Each is absolute: a byte now and then doesn't extend it.

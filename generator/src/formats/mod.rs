@@ -134,6 +134,11 @@ impl Definitions {
         formats.chain(copies).flatten()
     }
 
+    /// Whether some format takes the template that the directive names.
+    pub fn use_directives_templates(&self) -> bool {
+        self.files.iter().flat_map(|file| &file.formats).any(|format| format.template.is_none())
+    }
+
     /// Every substitution of every rule, with its name.
     pub fn substitutions(&self) -> impl Iterator<Item = (&str, &Text)> {
         let sets = self.files.iter().flat_map(|file| {

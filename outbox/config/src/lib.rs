@@ -11,6 +11,7 @@ mod file;
 pub mod logging;
 pub mod program;
 mod rate;
+mod room;
 mod secret;
 mod settings;
 mod size;

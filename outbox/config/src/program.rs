@@ -66,10 +66,10 @@ pub fn width() -> Option<usize> {
 }
 
 /// One thing that `check` looks at: its name, and a function that says how it is.
-pub type Check = (&'static str, fn(&Config) -> anyhow::Result<String>);
+pub type Check<'a> = (&'static str, Box<dyn Fn(&Config) -> anyhow::Result<String> + 'a>);
 
 /// Checks one thing after the other, prints a line for each, and fails if one is not well.
-pub fn check(config: &Config, checks: &[Check]) -> Result<(), Failure> {
+pub fn check(config: &Config, checks: &[Check<'_>]) -> Result<(), Failure> {
     let mut wrong = Vec::new();
     for (name, check) in checks {
         let line = match check(config) {
@@ -84,5 +84,7 @@ pub fn check(config: &Config, checks: &[Check]) -> Result<(), Failure> {
     if wrong.is_empty() {
         return Ok(());
     }
+    // Several relays have one name.
+    wrong.dedup();
     Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
 }
