@@ -92,7 +92,10 @@ impl Parts {
     fn of(bytes: &[u8]) -> Self {
         let Some(message) = MessageParser::default().parse(bytes) else { return Self::default() };
         let mut parts = Self {
-            date: message.date().filter(|date| date.is_valid()).map(mail_parser::DateTime::to_rfc3339),
+            date: message
+                .date()
+                .filter(|date| date.is_valid())
+                .map(mail_parser::DateTime::to_rfc3339),
             ..Self::default()
         };
         if let Some(root) = message.parts.first() {
@@ -125,11 +128,13 @@ impl Parts {
     }
 
     /// Whether it claims to come from a mail system: from an address that such systems use, and with
-    /// the null sender, as far as that is noted.
+    /// the null sender, as far as that is noted. (Sendmail notes its own address instead.)
     fn is_from_mail_system(&self) -> bool {
-        let from = self.header.get("From").unwrap_or_default().to_ascii_lowercase();
-        self.header.get("Return-Path").is_none_or(|path| path == "<>")
-            && ["mailer-daemon", "postmaster", "microsoftexchange"].iter().any(|s| from.contains(s))
+        let field = |name| self.header.get(name).unwrap_or_default().to_ascii_lowercase();
+        let (from, path) = (field("From"), field("Return-Path"));
+        let systems = ["mailer-daemon", "postmaster", "microsoftexchange"];
+        systems.iter().any(|name| from.contains(name))
+            && (matches!(&*path, "" | "<>") || path.contains("mailer-daemon"))
     }
 
     fn kind_without_report(&self, from_system: bool) -> Kind {

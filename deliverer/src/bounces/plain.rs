@@ -36,6 +36,7 @@ fn exim(text: &str, address: &str, action: Action) -> Outcome {
     for line in lines.by_ref().take_while(|line| line.starts_with("    ")).map(str::trim) {
         if let Some(host) = line.strip_prefix("host ") {
             outcome.remote_mta = host.split_whitespace().next().map(str::to_owned);
+            said.extend(host.split_once("]: ").map(|(_, words)| words));
         } else if !(line.contains("SMTP error from remote mail server") && line.ends_with(':')) {
             said.push(line.strip_prefix("Delay reason: ").unwrap_or(line));
         }

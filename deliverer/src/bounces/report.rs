@@ -104,7 +104,7 @@ impl Entry {
     fn write(&self, text: &mut String, width: usize) {
         let recipient = one_line(self.recipient.as_deref().unwrap_or("(recipient not told)"));
         let status = self.status.map(|status| format!("{status} ")).unwrap_or_default();
-        let head = format!("{}  {:<9}{recipient}", self.ticket, self.action.as_str());
+        let head = format!("{}  {:<10}{recipient}", self.ticket, self.action.as_str());
         let why = format!("{status}{}", self.reason);
         if head.chars().count() + 2 + why.chars().count() <= width {
             let _ = writeln!(text, "{head}  {why}");
