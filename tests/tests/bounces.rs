@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use outbox_tests::events::Directive;
+use outbox_tests::postfix::Postfix;
 use outbox_tests::programs;
+use outbox_tests::programs::wait_until;
 use outbox_tests::scripted_relay::ScriptedRelay;
 use outbox_tests::site::{Program, Site};
 use serde_json::{Value, json};
@@ -343,6 +345,50 @@ fn the_bounce_of_a_mail_that_was_relayed_leads_to_its_directives() {
         assert_eq!(entry["directives"], json!([1]));
         assert_eq!(entry["notes"], json!([]));
     }
+}
+
+#[test]
+fn what_postfix_sends_back_is_told_with_the_directives_of_each_recipient() {
+    let postfix = Postfix::shared();
+    let site = Site::new(programs!())
+        .relay(postfix.port())
+        .set("envelope_from", json!("bounce+{ticket}@cert.example"))
+        .build();
+    site.insert(&[
+        Directive::to("abuse@full.example").event(),
+        Directive::to("abuse@nobody.example").event(),
+        Directive::to("abuse@as64496.example").event(),
+    ]);
+    site.generator(&["run", "--all"]).expect(0);
+    site.deliverer(&["run", "--once"]).expect(0);
+    assert_eq!(site.pending(), 0, "the relay took them all");
+
+    // The three mails that it took, of which one was delivered, make one mail and two bounces.
+    wait_until("Postfix has sent two mails back", || {
+        names(&postfix.mailbox().display().to_string(), "new").len() == 3
+    });
+    let mailbox = postfix.mailbox().display().to_string();
+    let run = site.deliverer(&["bounces", &mailbox, "--json"]).expect(0);
+    let entries: Vec<Value> = serde_json::from_str(&run.stdout).unwrap();
+    for (address, reason) in
+        [("abuse@full.example", "mailbox full"), ("abuse@nobody.example", "no such user")]
+    {
+        let entry = entries.iter().find(|entry| entry["recipient"] == address).unwrap();
+        let directives = format!("SELECT id FROM directives WHERE recipient_address = '{address}'");
+        let ticket = format!(
+            "SELECT intelmq_ticket FROM sent JOIN directives d ON d.sent_id = sent.id
+              WHERE recipient_address = '{address}'"
+        );
+        assert_eq!(entry["directives"], json!(site.column::<i64>(&directives)));
+        assert_eq!(entry["ticket"], site.column::<String>(&ticket)[0]);
+        assert_eq!(
+            (&entry["reason"], &entry["found_by"], &entry["notes"]),
+            (&json!(reason), &json!("verp"), &json!([]))
+        );
+    }
+    assert_eq!(entries.len(), 2, "{run}");
+    run.line("INFO", &["stays as it is: not a bounce"]);
+    assert_eq!(names(&mailbox, "new").len(), 1);
 }
 
 /// A site that has sent the mail with [`TICKET`], and another with the next ticket.

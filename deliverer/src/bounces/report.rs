@@ -72,8 +72,9 @@ impl Entry {
             }
         }
         if !tie.others.is_empty() {
-            let others: Vec<&str> = tie.others.iter().map(|ticket| ticket.as_str()).collect();
-            notes.push(format!("it also names {}", others.join(" ")));
+            let first: Vec<&str> = tie.others.iter().take(3).map(|other| other.as_str()).collect();
+            let more = if tie.others.len() > first.len() { " and more" } else { "" };
+            notes.push(format!("it also names {}{more}", first.join(" ")));
         }
         Self {
             ticket: tie.ticket.clone(),
