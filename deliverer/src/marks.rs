@@ -122,16 +122,8 @@ pub struct Known {
     pub sent_at: Option<Timestamp>,
     /// What became sent by it.
     pub directive_ids: Vec<DirectiveId>,
-    /// Whom these directives are for, each an address or a list of them.
-    recipients: Vec<String>,
-}
-
-impl Known {
-    /// Whether a directive is for `address`, both being made comparable by `canonical`.
-    pub fn has_recipient(&self, address: &str, canonical: fn(&str) -> String) -> bool {
-        let address = canonical(address);
-        self.recipients.iter().flat_map(|list| list.split(',')).any(|one| canonical(one) == address)
-    }
+    /// Whom these directives are for, each an address or a list of them with commas between.
+    pub recipients: Vec<String>,
 }
 
 /// What the database knows of these tickets. Those that it does not know are left out.

@@ -92,3 +92,38 @@ fn finished(outcome: Outcome, said: &[&str]) -> Outcome {
     let diagnostic = (!said.is_empty()).then(|| said.join(" "));
     Outcome { diagnostic, ..outcome }.with_status_of_diagnostic()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exim_names_the_host_on_a_line_of_its_own() {
+        let header = Fields::parse("X-Failed-Recipients: a@as64496.example\n");
+        let text = [
+            "This message was created automatically by mail delivery software.",
+            "",
+            "The following address(es) failed:",
+            "",
+            "  a@as64496.example:",
+            "    host mx.as64496.example [192.0.2.25]",
+            "    SMTP error from remote mail server after RCPT TO:<a@as64496.example>:",
+            "    550 5.1.1 <a@as64496.example>: unknown",
+            "",
+            "    550 not this",
+        ];
+        let [outcome] = &outcomes(&header, &text.join("\n"))[..] else { panic!() };
+        assert_eq!(outcome.recipient(), Some("a@as64496.example"));
+        assert_eq!(outcome.remote_mta.as_deref(), Some("mx.as64496.example"));
+        assert_eq!(outcome.diagnostic.as_deref(), Some("550 5.1.1 <a@as64496.example>: unknown"));
+        assert_eq!(outcome.status.map(|status| status.to_string()).as_deref(), Some("5.1.1"));
+    }
+
+    #[test]
+    fn what_a_person_quotes_is_no_bounce() {
+        let quoted = "You wrote:\n> This message was created automatically by mail delivery\n";
+        let header = Fields::parse("X-Failed-Recipients: a@as64496.example\n");
+        assert_eq!(outcomes(&header, quoted), []);
+        assert_eq!(outcomes(&header, "Hi. This is me.\n\n<a@as64496.example>:\nno\n"), []);
+    }
+}

@@ -63,9 +63,10 @@ impl Entry {
             if known.sent_at.is_none() {
                 notes.push("no mail of this ticket was ever sent".to_owned());
             }
-            let recipients = [&outcome.original_recipient, &outcome.final_recipient];
-            let ours = |address: &&String| known.has_recipient(address, canonical);
-            if !recipients.into_iter().flatten().any(|address| ours(&address)) {
+            let ours: Vec<String> =
+                known.recipients.iter().flat_map(|list| list.split(',')).map(canonical).collect();
+            let told = [&outcome.original_recipient, &outcome.final_recipient];
+            if !told.into_iter().flatten().any(|address| ours.contains(&canonical(address))) {
                 let text =
                     "no directive of the ticket has this recipient: a copy, a forward, or forged";
                 notes.push(text.to_owned());

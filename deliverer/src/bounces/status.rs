@@ -58,37 +58,38 @@ impl Serialize for Status {
 /// Why it came back: by the code if that is precise, else by what mail servers are used to say,
 /// else by what the code is about at all.
 pub fn reason(action: Action, status: Option<Status>, diagnostic: Option<&str>) -> &'static str {
-    let by_code = |words: fn(u16, u16) -> Option<&'static str>| {
-        status.and_then(|status| words(status.subject, status.detail))
-    };
     match action {
         Action::Delivered => return "delivered",
         Action::Relayed => return "relayed to a host that sends no notices",
         Action::Expanded => return "delivered to a list of addresses",
         Action::Failed | Action::Delayed => {}
     }
-    by_code(precise)
+    status
+        .and_then(precise)
         .or_else(|| by_words(diagnostic?))
-        .or_else(|| by_code(rough))
+        .or_else(|| rough(status?))
         .unwrap_or(if action == Action::Delayed { "not delivered yet" } else { "not delivered" })
 }
 
-/// RFC 3463, 3, and the registry of enhanced status codes.
-fn precise(subject: u16, detail: u16) -> Option<&'static str> {
-    Some(match (subject, detail) {
+/// RFC 3463, 3, and the registry of enhanced status codes, but for codes that large mail systems use
+/// for something else.
+fn precise(status: Status) -> Option<&'static str> {
+    let for_now = status.class == 4;
+    Some(match (status.subject, status.detail) {
         (1, 1) => "no such user",
         (1, 2) => "no such domain",
         (1, 3) => "not a valid address",
         (1, 4) => "ambiguous address",
         (1, 6) => "user moved, no new address known",
         (1, 7 | 8) => "our sender address was refused",
+        (2, 1) if for_now => "mailbox takes no mail now",
         (2, 1) => "mailbox disabled",
         (2, 2) => "mailbox full",
         (2, 3) | (3, 4) => "mail too large",
         (2, 4) => "trouble with a mailing list",
         (3, 1) => "mail system full",
         (3, 2) => "mail system takes no mail now",
-        (4, 1) => "no answer from the host",
+        (4, 1) if for_now => "no answer from the host",
         (4, 2) => "the connection broke",
         (4, 3) => "trouble with a directory, such as DNS",
         (4, 4) => "no host to send to",
@@ -105,7 +106,7 @@ fn precise(subject: u16, detail: u16) -> Option<&'static str> {
 
 /// What mail servers say beside or in place of a precise code.
 fn by_words(diagnostic: &str) -> Option<&'static str> {
-    const KNOWN: [(&[&str], &str); 6] = [
+    const KNOWN: [(&[&str], &str); 8] = [
         (
             &["mailbox full", "mailbox is full", "over quota", "quota exceed", "mailboxfull"],
             "mailbox full",
@@ -124,10 +125,13 @@ fn by_words(diagnostic: &str) -> Option<&'static str> {
             ],
             "no such user",
         ),
+        // Exchange Online, for addresses that a domain does not have, with 5.4.1.
+        (&["recipient address rejected: access denied"], "no such user, or refused"),
         (&["domain not found", "host not found", "unrouteable mail domain"], "no such domain"),
         (&["message too large", "message size", "too big"], "mail too large"),
         (&["greylist", "graylist", "grey-list"], "greylisted"),
         (&["spam", "blocklist", "blacklist", "block list", "policy"], "refused by policy"),
+        (&["mailbox unavailable"], "mailbox unavailable"),
     ];
     let said = diagnostic.to_ascii_lowercase();
     let said = |words: &&str| said.contains(*words);
@@ -135,8 +139,8 @@ fn by_words(diagnostic: &str) -> Option<&'static str> {
 }
 
 /// What the code is about.
-fn rough(subject: u16, detail: u16) -> Option<&'static str> {
-    Some(match (subject, detail) {
+fn rough(status: Status) -> Option<&'static str> {
+    Some(match (status.subject, status.detail) {
         (1, 10) => "the domain takes no mail",
         (1, _) => "trouble with the address",
         (2, _) => "trouble with the mailbox",
@@ -184,10 +188,15 @@ mod tests {
         assert_eq!(failed("5.0.0", "550 unknown user"), "no such user");
         assert_eq!(failed("5.1.10", "550 5.1.10 RESOLVER.ADR.RecipientNotFound"), "no such user");
         assert_eq!(failed("5.1.10", "domain has null MX"), "the domain takes no mail");
+        let denied = "550 5.4.1 Recipient address rejected: Access denied.";
+        assert_eq!(failed("5.4.1", denied), "no such user, or refused");
+        assert_eq!(failed("5.5.0", "550 5.5.0 mailbox unavailable"), "mailbox unavailable");
         assert_eq!(failed("5.2.0", "no"), "trouble with the mailbox");
         assert_eq!(failed("5.0.0", "no"), "not delivered");
         let delayed = |code: &str, said| reason(Action::Delayed, Status::parse(code), said);
         assert_eq!(delayed("4.2.0", Some("Greylisted")), "greylisted");
+        assert_eq!(delayed("4.2.1", None), "mailbox takes no mail now");
+        assert_eq!(delayed("4.4.1", None), "no answer from the host");
         assert_eq!(delayed("4.0.0", None), "not delivered yet");
         assert_eq!(reason(Action::Relayed, None, None), "relayed to a host that sends no notices");
     }
