@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
 use outbox_config::program::CommonArgs;
 
@@ -49,8 +51,33 @@ pub enum Command {
         /// A ticket (20261125-10000042), or a mail id as in `list --json`.
         mail: String,
     },
+    /// Tell which mails came back: read the mailbox where bounces land, and find the ticket of each.
+    ///
+    /// What could be tied to a ticket is flagged as seen after the report is out, so that the next
+    /// run tells only what is new. Everything else stays as it is, and is named at the end.
+    Bounces(BouncesArgs),
     /// Check configuration, database and rights, relay and outbox, and change nothing.
     Check,
+}
+
+/// What `bounces` takes.
+#[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+pub struct BouncesArgs {
+    /// The Maildir where bounces land: the mailbox of `envelope_from`.
+    pub maildir: PathBuf,
+    /// As JSON, one array. What stays is told in the log.
+    #[arg(long)]
+    pub json: bool,
+    /// Flag nothing.
+    #[arg(long)]
+    pub keep: bool,
+    /// Look at what was seen before, too.
+    #[arg(long)]
+    pub all: bool,
+    /// Do not ask the database: no directives, any ticket is believed, and nothing is flagged.
+    #[arg(long)]
+    pub no_database: bool,
 }
 
 /// States as an operator names them.

@@ -3,6 +3,7 @@
 //! [`run`] is the table of contents: each command in a function, each step in a module.
 
 mod attempt;
+mod bounces;
 mod check;
 pub mod cli;
 mod doorbell;
@@ -41,6 +42,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         Command::Run { once } => deliver(config, *once),
         Command::List { state, json } => list::list(&open(config)?, *state, *json),
         Command::Show { mail } => show::show(&open(config)?, mail),
+        Command::Bounces(args) => bounces::bounces(config, args),
         Command::Check => check::check(config),
     }
 }

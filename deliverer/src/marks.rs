@@ -1,4 +1,6 @@
-//! All of the deliverer's SQL: marking directives `sent`.
+//! All of the deliverer's SQL: marking directives `sent`, and asking which are.
+
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
@@ -111,4 +113,40 @@ pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Erro
     )?;
     missing.extend(sequence.iter().map(|row| row.get::<_, String>(0)));
     Ok(missing)
+}
+
+/// What the database knows of a ticket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// When the relay took the mail; none if its directives are never to be mailed.
+    pub sent_at: Option<Timestamp>,
+    /// What became sent by it.
+    pub directive_ids: Vec<DirectiveId>,
+    /// Whom these directives are for, each an address or a list of them with commas between.
+    pub recipients: Vec<String>,
+}
+
+/// What the database knows of these tickets. Those that it does not know are left out.
+pub fn known_tickets(
+    client: &mut Client,
+    tickets: &[&str],
+) -> Result<HashMap<Ticket, Known>, postgres::Error> {
+    let rows = client.query(
+        "SELECT s.intelmq_ticket, s.sent_at,
+                coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.id IS NOT NULL), '{}'),
+                coalesce(array_agg(DISTINCT d.recipient_address)
+                         FILTER (WHERE d.id IS NOT NULL), '{}')
+           FROM sent AS s
+           LEFT JOIN directives AS d ON d.sent_id = s.id
+          WHERE s.intelmq_ticket = ANY($1)
+          GROUP BY s.id",
+        &[&tickets],
+    )?;
+    let known = rows.iter().map(|row| {
+        let ids: Vec<i64> = row.get(2);
+        let ticket = row.get::<_, String>(0).parse().expect("it was given as a ticket");
+        let directive_ids = ids.into_iter().map(DirectiveId).collect();
+        (ticket, Known { sent_at: row.get(1), directive_ids, recipients: row.get(3) })
+    });
+    Ok(known.collect())
 }

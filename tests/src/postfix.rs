@@ -1,5 +1,6 @@
 //! A real Postfix as the relay: Debian's, as a private instance on a loopback port that delivers
-//! every recipient's mails into one Maildir.
+//! every recipient's mails into one Maildir. Those for `full.example` and `nobody.example` come back
+//! to their sender, and so into the same.
 //!
 //! It is shared by the tests of a process and ends with that. Tests tell their mails apart by the
 //! sender's domain, which is in each Message-ID. Postfix wants to be started by root: where the
@@ -56,6 +57,9 @@ virtual_uid_maps = static:$3
 virtual_gid_maps = static:$3
 virtual_minimum_uid = 1
 virtual_mailbox_limit = 0
+virtual_alias_maps = inline:{ {@full.example = @full.invalid}, {@nobody.example = @nobody.invalid} }
+transport_maps = inline:{ {full.invalid = error:5.2.2 mailbox full},
+    {nobody.invalid = error:5.1.1 user unknown} }
 message_size_limit = 0
 alias_maps =
 alias_database =
@@ -126,10 +130,15 @@ impl Postfix {
         self.port
     }
 
+    /// The Maildir that it delivers into.
+    pub fn mailbox(&self) -> PathBuf {
+        self.folder.join("mail/all")
+    }
+
     /// The files of the mails that it delivered and whose Message-ID is of this domain.
     pub fn mails_of(&self, domain: &str) -> Vec<PathBuf> {
         let ending = format!("@{domain}>");
-        let mut files: Vec<PathBuf> = std::fs::read_dir(self.folder.join("mail/all/new"))
+        let mut files: Vec<PathBuf> = std::fs::read_dir(self.mailbox().join("new"))
             .into_iter()
             .flatten()
             .flatten()
