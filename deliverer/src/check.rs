@@ -9,8 +9,8 @@ use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure, SmtpTls};
 
 use crate::courier::Courier;
-use crate::list::read;
 use crate::marks::missing_rights;
+use crate::queue::read;
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {

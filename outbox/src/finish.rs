@@ -7,7 +7,7 @@
 //! again, and the database is told again, which changes nothing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::folder::Lock;
@@ -31,9 +31,6 @@ pub enum Finished {
     /// There was no file: a person deleted it after the relay had it.
     NoFile,
 }
-
-/// How often a file is looked for that someone renames at the same time.
-const RENAME_ATTEMPTS: usize = 20;
 
 impl<'a> Deliverer<'a> {
     pub(crate) fn new(outbox: &'a Outbox, lock: Lock) -> Self {
@@ -74,50 +71,7 @@ impl<'a> Deliverer<'a> {
 
     /// Flags a mail (F), so that it waits for a person. Whether there was a mail to flag.
     pub fn hold(&self, id: &MailId, known: &MailFile) -> Result<bool> {
-        self.change_flags(id, known, |flags| flags.with('F'))
-    }
-
-    /// Renames a mail's file into `cur/` with other flags, and makes that durable.
-    fn change_flags(
-        &self,
-        id: &MailId,
-        known: &MailFile,
-        change: impl Fn(&Flags) -> Flags,
-    ) -> Result<bool> {
-        let cur = self.outbox.maildir(Place::Cur);
-        let target = |mail: &MailFile| cur.join(file_name(id, &change(&mail.flags)));
-        let moved = self.rename_mail(id, Some(known.clone()), target)?;
-        if let Some(from) = &moved {
-            disk::sync_folder(&cur)?;
-            if from.place != Place::Cur {
-                disk::sync_folder(&self.outbox.maildir(from.place))?;
-            }
-        }
-        Ok(moved.is_some())
-    }
-
-    /// Renames a mail's file wherever a mail reader may move it meanwhile. Gives where it was.
-    fn rename_mail(
-        &self,
-        id: &MailId,
-        known: Option<MailFile>,
-        target: impl Fn(&MailFile) -> PathBuf,
-    ) -> Result<Option<MailFile>> {
-        let mut known = known;
-        for _ in 0..RENAME_ATTEMPTS {
-            let mail = match known.take() {
-                Some(mail) => mail,
-                None => match self.outbox.find(id)? {
-                    Some(mail) => mail,
-                    None => return Ok(None),
-                },
-            };
-            match disk::rename(&self.outbox.mail_path(&mail), &target(&mail)) {
-                Err(error) if error.is_not_found() => {}
-                other => return other.map(|()| Some(mail)),
-            }
-        }
-        Ok(None)
+        self.outbox.change_flags(id, Some(known), |flags| flags.with(Flags::HELD))
     }
 
     /// Finishes mails that the database knows to be sent: into the archive (or away, without one),
@@ -133,7 +87,7 @@ impl<'a> Deliverer<'a> {
             let target = |mail: &MailFile| {
                 kept.join(file_name(id, &mail.flags.without('F').without('T').with('S')))
             };
-            finished.push(match self.rename_mail(id, known.clone(), target)? {
+            finished.push(match self.outbox.rename_mail(id, known.clone(), target)? {
                 None => Finished::NoFile,
                 Some(_) if archive => Finished::Archived,
                 Some(mail) => {

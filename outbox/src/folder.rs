@@ -203,6 +203,18 @@ impl Outbox {
         Ok(Lock::take(self.sidecars())?.map(|lock| Generator::new(self, lock)))
     }
 
+    /// Whether a generator writes into this outbox now.
+    pub fn has_generator(&self) -> Result<bool> {
+        let path = self.sidecars();
+        let folder = File::open(&path).map_err(Error::io("open", &path))?;
+        // A shared lock hinders no other one who asks like this; given back at once.
+        match folder.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
+    }
+
     /// Takes the deliverer's lock. `None` if another process holds it.
     pub fn lock_deliverer(&self) -> Result<Option<Deliverer<'_>>> {
         Ok(Lock::take(self.records())?.map(|lock| Deliverer::new(self, lock)))
