@@ -4,10 +4,9 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use clap::Args;
-use outbox::{
-    DeliveryRecord, Flags, Outbox, RecipientState, Sidecar, State, TakeBack, TakenBack, Withdrawal,
-};
+use outbox::{DeliveryRecord, Flags, Outbox, RecipientState, Sidecar, State, TakeBack, Withdrawal};
 use outbox_config::database::{connect, describe};
 use outbox_config::{Config, DatabaseSettings, Failure};
 use postgres::Client;
@@ -153,21 +152,24 @@ fn carry_out(
     database: Option<&mut Database>,
 ) -> outbox::Result<Answer> {
     let record = withdrawal.record().cloned();
-    let taken_back = withdrawal.remove_mail()?;
-    let mut text = format!("taken back, {}", directives(taken_back.sidecar(), database.is_some()));
-    if let Some(database) = database
-        && taken_back.sidecar().mark_sent
-    {
-        match database.suppress(&taken_back, record.as_ref()) {
-            Some(marked) => text += &found_otherwise(&marked),
-            None => {
-                return Ok(Answer::failed(
-                    "withdrawn, its file is removed and its directives stay claimed: the database \
-                     did not take the marks",
-                ));
+    let mut text = format!("taken back, {}", directives(withdrawal.sidecar(), database.is_some()));
+    let database = database.filter(|_| withdrawal.sidecar().mark_sent);
+    let taken_back = match database {
+        None => withdrawal.remove_mail()?,
+        Some(database) => {
+            // Without its file a mail can't be undeleted: so not before the database is there.
+            if !database.is_there() {
+                return Ok(Answer::failed("withdrawn, and its directives stay claimed"));
             }
+            let taken_back = withdrawal.remove_mail()?;
+            let Some(marked) = database.suppress(taken_back.sidecar(), record.as_ref()) else {
+                let text = "withdrawn, its file removed, and its directives stay claimed";
+                return Ok(Answer::failed(text));
+            };
+            text += &found_otherwise(&marked);
+            taken_back
         }
-    }
+    };
     taken_back.forget()?;
     Ok(Answer::done(text + &doubt(record.as_ref())))
 }
@@ -234,7 +236,7 @@ fn found_otherwise(marked: &Marked) -> String {
     kept.chain(taken).collect()
 }
 
-/// The database, connected to once it is needed. After trouble it is left alone.
+/// The database, and what it refused.
 struct Database {
     settings: DatabaseSettings,
     client: Option<Client>,
@@ -246,33 +248,25 @@ impl Database {
         Self { settings, client: None, trouble: None }
     }
 
-    /// Marks a mail's directives as never to be sent.
-    fn suppress(
-        &mut self,
-        mail: &TakenBack<'_>,
-        record: Option<&DeliveryRecord>,
-    ) -> Option<Marked> {
-        if self.trouble.is_some() {
-            return None;
+    /// Whether it is there. Connects at the first time, and does not try again.
+    fn is_there(&mut self) -> bool {
+        if self.client.is_none() && self.trouble.is_none() {
+            match connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT) {
+                Ok(client) => self.client = Some(client),
+                Err(trouble) => self.trouble = Some(trouble),
+            }
         }
+        self.client.as_ref().is_some_and(|client| !client.is_closed())
+    }
+
+    /// Marks a mail's directives as never to be sent. `None` if that did not work.
+    fn suppress(&mut self, sidecar: &Sidecar, record: Option<&DeliveryRecord>) -> Option<Marked> {
         // Some have it: that was their last notification.
         let sent_at = record.filter(|record| record.any_accepted());
         let sent_at = sent_at.and_then(|record| record.last_attempt_at);
-        self.try_to_suppress(mail.sidecar(), sent_at)
-            .map_err(|trouble| self.trouble = Some(trouble))
-            .ok()
-    }
-
-    fn try_to_suppress(
-        &mut self,
-        sidecar: &Sidecar,
-        sent_at: Option<jiff::Timestamp>,
-    ) -> anyhow::Result<Marked> {
-        if self.client.is_none() {
-            self.client = Some(connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT)?);
-        }
-        let client = self.client.as_mut().expect("just connected");
+        let client = self.client.as_mut()?;
         suppress(client, &sidecar.ticket, sent_at, &sidecar.directive_ids)
-            .map_err(|error| anyhow::anyhow!("{}", describe(&error)))
+            .map_err(|error| self.trouble = Some(anyhow!("{}", describe(&error))))
+            .ok()
     }
 }
