@@ -102,6 +102,10 @@ impl Outbox {
                         "is its file system mounted? `outbox-generator init` makes a new outbox";
                     return refuse(&folder, format!("{error} ({hint})"));
                 }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    let hint = "whoever works with an outbox has to be in its group";
+                    return refuse(&folder, format!("{error} ({hint})"));
+                }
                 Err(error) => return refuse(&folder, error.to_string()),
                 Ok(metadata) if !metadata.is_dir() => {
                     return refuse(&folder, "is not a folder".into());

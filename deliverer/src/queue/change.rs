@@ -1,14 +1,14 @@
 //! What a command did to each mail: a line each as it happens, or one JSON array at the end.
 
 use anyhow::anyhow;
-use outbox::{MailId, Outbox, Ticket};
+use outbox::{MailId, Ticket};
 use outbox_config::Failure;
 use outbox_config::program::print;
 use outbox_config::text::one_line;
 use serde::Serialize;
 
-use super::Listed;
 use super::selector::not_found;
+use super::{Listed, explain};
 
 /// How a command fared with a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,15 +61,9 @@ impl Answer {
         Self { result: Fared::Failed, text: text.into() }
     }
 
-    /// [`Fared::Failed`] over an error, with advice where the user may not write into the outbox.
-    pub fn error(outbox: &Outbox, error: &outbox::Error) -> Self {
-        let root = outbox.root().display();
-        let text = if error.is_permission_denied() {
-            format!("{error}; this takes a member of the group that {root} belongs to")
-        } else {
-            error.to_string()
-        };
-        Self::failed(text)
+    /// [`Fared::Failed`] over an error.
+    pub fn error(error: &outbox::Error) -> Self {
+        Self::failed(explain(error))
     }
 }
 
@@ -126,7 +120,7 @@ impl Report {
         let wrong = self.answers.iter().filter(not_done).count();
         let all = self.answers.len();
         let not_done = (wrong > 0)
-            .then(|| format!("not done with {wrong} of {all} mails, as the lines above tell"));
+            .then(|| format!("not done with {wrong} of {all} mails: see what is said of each"));
         let wrong: Vec<String> = not_done.into_iter().chain(not_found(missing)).collect();
         if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(anyhow!(wrong.join("; ")))) }
     }

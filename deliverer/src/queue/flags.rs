@@ -5,7 +5,7 @@ use outbox::{DeliveryRecord, Flags, Outbox, State, TakeBack};
 use outbox_config::Failure;
 
 use super::change::{Answer, Report};
-use super::{Listed, read};
+use super::{Listed, read, unavailable};
 use crate::cli::Change;
 
 /// What is to become of a mail.
@@ -80,7 +80,7 @@ fn apply(
     flags: impl Fn(&Flags) -> Flags,
     done: impl Fn(&Listed) -> Answer,
 ) -> Result<(), Failure> {
-    let selected = change.selector.select(read(outbox).map_err(Failure::unavailable)?);
+    let selected = change.selector.select(read(outbox).map_err(unavailable)?);
     let mut report = Report::new(change.json);
     for mail in &selected.mails {
         let answer = match plan(mail) {
@@ -89,7 +89,7 @@ fn apply(
             Plan::Change(_) => match outbox.change_flags(&mail.id, mail.file.as_ref(), &flags) {
                 Ok(true) => done(mail),
                 Ok(false) => Answer::refused(GONE),
-                Err(error) => Answer::error(outbox, &error),
+                Err(error) => Answer::error(&error),
             },
         };
         report.tell(mail, answer)?;

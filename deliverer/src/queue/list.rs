@@ -8,7 +8,7 @@ use outbox_config::text::{fit, one_line};
 use serde::Serialize;
 
 use super::selector::fail_if_missing;
-use super::{Listed, Selector, read};
+use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
 
 /// How wide the column of the recipients may get, whatever the terminal: the last column is worth more.
@@ -36,7 +36,7 @@ struct Json<'a> {
 
 /// Prints the list.
 pub fn list(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Failure> {
-    let selected = selector.select(read(outbox).map_err(Failure::unavailable)?);
+    let selected = selector.select(read(outbox).map_err(unavailable)?);
     let mails = &selected.mails;
     print(&if json { as_json(mails) } else { as_table(mails, outbox::now(), width()) })?;
     fail_if_missing(&selected.missing)
@@ -142,5 +142,65 @@ fn span(from: Timestamp, to: Timestamp) -> String {
         100..6_000 => format!("{}m", seconds / 60),
         6_000..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outbox::{DeliveryRecord, Flags, MailFile, Place, Sidecar, State};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A mail of the hour before `now`, and what the relay said of it.
+    fn listed(number: u32, to: &str, reply: &str, now: Timestamp) -> Listed {
+        let id = format!("1764028800.M1P2Q3.20261125-{number}.host");
+        let sidecar: Sidecar = serde_json::from_value(json!({
+            "version": 1, "id": id, "ticket": format!("20261125-{number}"), "message_id": "<x>",
+            "created_at": now.saturating_sub(jiff::SignedDuration::from_hours(1)).unwrap(),
+            "sha256": "0".repeat(64), "size": 1, "subject": "s",
+            "envelope": {"from": "noreply@cert.example", "to": [to]},
+            "mark_sent": true, "directive_ids": [number],
+            "group": {"recipient_address": to, "template_name": "t", "notification_format": "f",
+                      "event_data_format": "e", "aggregate_identifier": {}},
+        }))
+        .unwrap();
+        let until = now.saturating_add(jiff::SignedDuration::from_mins(5)).unwrap();
+        let record: DeliveryRecord = serde_json::from_value(json!({
+            "version": 1, "id": id, "state": "deferred", "attempts": 3, "next_attempt_at": until,
+            "recipients": {to: {"state": "deferred", "reply": reply}},
+        }))
+        .unwrap();
+        let flags = Flags::from(if number == 10_000_002 { "r" } else { "" });
+        let file = MailFile { place: Place::Cur, file_name: id.clone().into(), flags };
+        Listed {
+            id: id.parse().unwrap(),
+            file: Some(file),
+            state: State::Deferred { until },
+            sidecar: Ok(sidecar),
+            record: Some(record),
+        }
+    }
+
+    #[test]
+    fn the_table_fits_the_terminal_and_nothing_is_cut_off_without_one() {
+        let now = outbox::now();
+        let long = format!("{}@isp.example", "a".repeat(60));
+        let mails = [
+            listed(10_000_001, "abuse@isp.example", "450 4.2.0 greylisted\u{1b}[2J", now),
+            listed(10_000_002, &long, &"452 ".repeat(200), now),
+        ];
+        let table = as_table(&mails, now, Some(80));
+        assert_eq!(
+            table.lines().collect::<Vec<_>>(),
+            [
+                "TICKET            AGE STATE    TRY NEXT RECIPIENT                LAST REPLY",
+                "20261125-10000001 60m deferred   3   5m abuse@isp.example        450 4.2.0 grey…",
+                "20261125-10000002 60m deferred   3  now aaaaaaaaaaaaaaaaaaaaaaa… 452 452 452 45…",
+                "2 deferred",
+            ]
+        );
+        let table = as_table(&mails, now, None);
+        assert!(table.contains(&long) && table.contains("greylisted\\u{1b}[2J\n"), "{table}");
     }
 }

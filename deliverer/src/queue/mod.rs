@@ -17,9 +17,11 @@ mod show;
 mod verify;
 mod withdraw;
 
+use anyhow::anyhow;
 use outbox::{
     DeliveryRecord, DeliveryState, MailFile, MailId, Outbox, RecipientState, Sidecar, State, Ticket,
 };
+use outbox_config::Failure;
 
 pub use flags::{hold, release, retry};
 pub use list::list;
@@ -29,6 +31,9 @@ pub use verify::verify;
 pub use withdraw::{Decision, withdraw};
 
 use crate::cli::StateName;
+
+/// What goes with an error where this user may not do something.
+const IN_ITS_GROUP: &str = "whoever works with an outbox has to be in its group";
 
 /// What is known of one mail.
 #[derive(Debug)]
@@ -67,6 +72,20 @@ pub fn read(outbox: &Outbox) -> outbox::Result<Vec<Listed>> {
         mails.push(Listed { state, file: entry.mail, id, sidecar, record });
     }
     Ok(mails)
+}
+
+/// Why an operation on the outbox failed, with what to do about it where that is known.
+fn explain(error: &outbox::Error) -> String {
+    if error.is_permission_denied() {
+        return format!("{error} ({IN_ITS_GROUP})");
+    }
+    error.to_string()
+}
+
+/// A [`Failure`] with which a command ends that can't read the outbox.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unavailable(error: outbox::Error) -> Failure {
+    Failure::Unavailable(anyhow!(explain(&error)))
 }
 
 impl Listed {

@@ -11,7 +11,7 @@ use outbox_config::text::one_line;
 use serde::Serialize;
 
 use super::selector::fail_if_missing;
-use super::{Selector, read};
+use super::{Selector, read, unavailable};
 
 /// A mail as JSON: what its files say.
 #[derive(Serialize)]
@@ -22,6 +22,7 @@ struct Json<'a> {
     file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    retry: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
     sidecar: Option<&'a Sidecar>,
@@ -32,13 +33,13 @@ struct Json<'a> {
 /// Prints what is known of the mails that are selected. Those that are named and not in the outbox are
 /// looked for in the archive.
 pub fn show(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Failure> {
-    let mut selected = selector.select(read(outbox).map_err(Failure::unavailable)?);
-    let sent = find_sent(outbox, &mut selected.missing).map_err(Failure::unavailable)?;
+    let mut selected = selector.select(read(outbox).map_err(unavailable)?);
+    let sent = find_sent(outbox, &mut selected.missing).map_err(unavailable)?;
     // None, if it was moved at this moment or is no file.
     let header = |path: &Path| outbox.header(path).unwrap_or_default();
     let mut shown = Vec::new();
     for mail in &selected.mails {
-        let file = outbox.find(&mail.id).map_err(Failure::unavailable)?;
+        let file = outbox.find(&mail.id).map_err(unavailable)?;
         let path = file.as_ref().map(|file| outbox.mail_path(file));
         let content = mail.sidecar.as_ref().ok().map(|it| content(outbox, file.as_ref(), it));
         shown.push(Json {
@@ -46,6 +47,7 @@ pub fn show(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Fail
             ticket: mail.ticket(),
             state: mail.state_name().to_string(),
             content,
+            retry: mail.is_retried(),
             trouble: mail.sidecar.as_ref().err().map(String::as_str),
             sidecar: mail.sidecar.as_ref().ok(),
             record: mail.record.as_ref(),
@@ -59,6 +61,7 @@ pub fn show(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Fail
             ticket: id.ticket(),
             state: "sent".to_owned(),
             content: None,
+            retry: false,
             trouble: None,
             sidecar: None,
             record: None,
@@ -109,6 +112,9 @@ fn describe(mail: &Json<'_>) -> String {
     }
     if let Some(content) = &mail.content {
         line("Content", content);
+    }
+    if mail.retry {
+        line("Retry", "asked for: it is due now");
     }
     line("Ticket", mail.ticket.as_ref().map_or("?", Ticket::as_str));
     if let Some(sidecar) = mail.sidecar {

@@ -21,7 +21,7 @@ use outbox_config::{Config, Failure};
 use serde::Serialize;
 
 use super::selector::{fail_if_missing, not_found};
-use super::{Listed, Selector, read};
+use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
 use crate::marks::{Claimed, marked_already, sent_already};
 
@@ -67,7 +67,7 @@ pub fn verify(
     ask_database: bool,
     json: bool,
 ) -> Result<(), Failure> {
-    let selected = selector.select(read(outbox).map_err(Failure::unavailable)?);
+    let selected = selector.select(read(outbox).map_err(unavailable)?);
     let mails = &selected.mails;
     let mut findings = Vec::new();
     for mail in mails {
@@ -78,7 +78,7 @@ pub fn verify(
     }
     findings.retain(|finding| finding.id.as_ref().is_none_or(|id| is_as_before(outbox, mails, id)));
     if selector.is_empty() {
-        look_around(outbox, &mut findings).map_err(Failure::unavailable)?;
+        look_around(outbox, &mut findings).map_err(unavailable)?;
     }
     let blamed = |mail: &&Listed| findings.iter().any(|it| it.id.as_ref() == Some(&mail.id));
     let ok = mails.len() - mails.iter().filter(blamed).count();

@@ -13,7 +13,7 @@ use postgres::Client;
 
 use super::change::{Answer, Report};
 use super::flags::{GONE, NOT_PUBLISHED, too_late};
-use super::{Listed, read};
+use super::{Listed, read, unavailable};
 use crate::cli::Change;
 use crate::marks::{Kept, Marked, suppress};
 
@@ -48,7 +48,7 @@ pub fn withdraw(
 ) -> Result<(), Failure> {
     let settings = if decision.suppress { Some(config.database()?.event.clone()) } else { None };
     let mut database = settings.map(Database::new);
-    let selected = change.selector.select(read(outbox).map_err(Failure::unavailable)?);
+    let selected = change.selector.select(read(outbox).map_err(unavailable)?);
     let mut report = Report::new(change.json);
     // First all of them are kept from being sent, and then one after the other is seen to.
     let mut withdrawn = Vec::new();
@@ -89,7 +89,7 @@ fn flag(outbox: &Outbox, mail: &Listed) -> Option<Answer> {
     match outbox.change_flags(&mail.id, mail.file.as_ref(), |flags| flags.with(Flags::TRASHED)) {
         // Deleted at this moment, or finished: what follows finds out.
         Ok(_) => None,
-        Err(error) => Some(Answer::error(outbox, &error)),
+        Err(error) => Some(Answer::error(&error)),
     }
 }
 
@@ -101,7 +101,7 @@ fn plan(mail: &Listed, decision: &Decision) -> Answer {
             Some(text) => Answer::refused(text),
             None => Answer::planned(format!(
                 "would be taken back, {}{}",
-                directives(sidecar, decision.suppress),
+                directives(sidecar, mail.record.as_ref(), decision.suppress),
                 doubt(mail.record.as_ref())
             )),
         },
@@ -126,7 +126,7 @@ fn take_back(
             return undo(outbox, mail, Answer::refused(too_late(Some(&record))));
         }
         Ok(TakeBack::Gone) => return Answer::refused(GONE),
-        Err(error) => return Answer::error(outbox, &error),
+        Err(error) => return Answer::error(&error),
     };
     if let Some(text) = refusal(withdrawal.sidecar(), withdrawal.record(), database.is_none()) {
         drop(withdrawal);
@@ -134,7 +134,7 @@ fn take_back(
     }
     match carry_out(*withdrawal, database) {
         Ok(answer) => answer,
-        Err(error) => Answer::error(outbox, &error),
+        Err(error) => Answer::error(&error),
     }
 }
 
@@ -152,7 +152,8 @@ fn carry_out(
     database: Option<&mut Database>,
 ) -> outbox::Result<Answer> {
     let record = withdrawal.record().cloned();
-    let mut text = format!("taken back, {}", directives(withdrawal.sidecar(), database.is_some()));
+    let becomes = directives(withdrawal.sidecar(), withdrawal.record(), database.is_some());
+    let mut text = format!("taken back, {becomes}");
     let database = database.filter(|_| withdrawal.sidecar().mark_sent);
     let taken_back = match database {
         None => withdrawal.remove_mail()?,
@@ -202,18 +203,19 @@ fn undo(outbox: &Outbox, mail: &Listed, answer: Answer) -> Answer {
 }
 
 /// What becomes of a mail's directives, in words.
-fn directives(sidecar: &Sidecar, suppress: bool) -> String {
-    let (count, what) = match sidecar.directive_ids.len() {
+fn directives(sidecar: &Sidecar, record: Option<&DeliveryRecord>, suppress: bool) -> String {
+    let (directives, are) = match sidecar.directive_ids.len() {
         0 => return "a copy".to_owned(),
-        1 => {
-            ("1 directive".to_owned(), if suppress { "is never sent" } else { "is pending again" })
-        }
-        many => (
-            format!("{many} directives"),
-            if suppress { "are never sent" } else { "are pending again" },
-        ),
+        1 => ("1 directive".to_owned(), "is"),
+        many => (format!("{many} directives"), "are"),
     };
-    format!("{count} {what}")
+    if !suppress {
+        format!("{directives} {are} pending again")
+    } else if record.is_some_and(DeliveryRecord::any_accepted) {
+        format!("{directives} {are} marked as sent, for some recipients have the mail")
+    } else {
+        format!("{directives} {are} never sent")
+    }
 }
 
 /// What must be said of a mail that the relay may have.
