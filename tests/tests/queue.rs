@@ -107,6 +107,9 @@ fn a_mail_is_shown_with_each_recipient_and_attempt_and_from_the_archive_once_it_
     assert!(text.contains(&format!("\nX-Ticket: {ticket}\n")), "{text}");
     let shown = json_of(&site.deliverer(&["show", "--json", &ticket]).expect(0));
     assert_eq!((&shown[0]["state"], &shown[0]["sidecar"]), (&json!("sent"), &Value::Null));
+    let run = site.deliverer(&["show", &ticket, "20200101-10000009"]).expect(1);
+    assert!(run.stdout.contains("State        sent\n"), "{run}");
+    run.line("ERROR", &["no mail in the outbox or in its archive", "20200101-10000009"]);
 }
 
 // ---- Hold, release, retry ----
@@ -503,7 +506,7 @@ fn each_thing_that_is_wrong_is_told_with_what_to_do() {
     }
     assert_eq!(run.stdout.lines().count(), expected.len() + 1, "{run}");
     assert!(run.stdout.ends_with("ok    0 of 7 mails\n"), "{run}");
-    run.line("ERROR", &["9 things are wrong or need a person"]);
+    run.line("ERROR", &["what is wrong or needs a person: 9"]);
 
     let run = site.deliverer(&["verify", "--no-database", &tickets[2]]).expect(0);
     assert_eq!(run.stdout, "ok    1 of 1 mails\n");

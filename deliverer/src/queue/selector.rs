@@ -75,12 +75,18 @@ fn is_called(mail: &Listed, name: &str) -> bool {
 
 /// What is said of names that no mail has. `None` if all were found.
 pub fn not_found(missing: &[String]) -> Option<String> {
-    let names = missing.iter().map(|name| one_line(name)).collect::<Vec<_>>().join(", ");
     (!missing.is_empty()).then(|| {
         format!(
-            "no mail in the outbox has the ticket or id {names}; `list` shows those that are there"
+            "no mail in the outbox has the ticket or id {}; `list` shows those that are there, and \
+             `show` finds one that was sent",
+            in_a_row(missing)
         )
     })
+}
+
+/// Names, as they may be printed.
+pub fn in_a_row(names: &[String]) -> String {
+    names.iter().map(|name| one_line(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Fails, once all else is done, if a name was not found.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use outbox::{AttemptMade, DeliveryRecord, DirectiveId, MailFile, MailId, Outbox, Sidecar, Ticket};
 use outbox_config::Failure;
 use outbox_config::program::print;
 use outbox_config::text::one_line;
 use serde::Serialize;
 
-use super::selector::fail_if_missing;
+use super::selector::in_a_row;
 use super::{Selector, read, unavailable};
 
 /// A mail as JSON: what its files say.
@@ -77,7 +78,13 @@ pub fn show(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Fail
         let texts: Vec<String> = shown.iter().map(describe).collect();
         print(&texts.join("\n"))?;
     }
-    fail_if_missing(&selected.missing)
+    if selected.missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow!(
+        "no mail in the outbox or in its archive has the ticket or id {}",
+        in_a_row(&selected.missing)
+    )))
 }
 
 /// The mails in the archive that have one of the names; these are not `missing` any more.

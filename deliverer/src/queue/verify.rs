@@ -94,7 +94,7 @@ pub fn verify(
     match (findings.len(), not_found(&selected.missing)) {
         (0, _) => fail_if_missing(&selected.missing),
         (count, missing) => {
-            let text = format!("{count} things are wrong or need a person");
+            let text = format!("what is wrong or needs a person: {count}");
             let text = [Some(text), missing].into_iter().flatten().collect::<Vec<_>>().join("; ");
             Err(Failure::Failed(anyhow!(text)))
         }
