@@ -68,6 +68,21 @@ fn the_list_counts_its_mails_and_tells_the_last_reply_of_each() {
 }
 
 #[test]
+fn a_new_mail_that_is_held_for_review_is_held_and_not_failed() {
+    let site = site_with_mails(Site::new(programs!()), 1);
+    let id = id_of(&site, 1);
+    let record =
+        json!({"version": 1, "id": id, "state": "review", "attempts": 0, "recipients": {}});
+    fs::write(site.outbox().join(format!("delivery/{id}.json")), record.to_string()).unwrap();
+    site.flag(&site.mail_to(&recipient(1)), "F");
+    let list = site.deliverer(&["list"]).expect(0).stdout;
+    assert!(list.ends_with("\n1 held\n"), "{list}");
+    assert_eq!(site.deliverer(&["verify"]).expect(0).stdout, "ok    1 of 1 mails\n");
+    site.deliverer(&["release", "--state", "held"]).expect(0);
+    assert!(site.deliverer(&["list"]).expect(0).stdout.ends_with("\n1 queued\n"));
+}
+
+#[test]
 fn a_mail_is_shown_with_each_recipient_and_attempt_and_from_the_archive_once_it_is_sent() {
     let relay = ScriptedRelay::start();
     let site = Site::new(programs!()).relay(relay.port()).build();

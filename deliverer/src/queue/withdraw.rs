@@ -30,11 +30,11 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Decision {
-    /// They are pending again: the next run of the generator writes them anew.
+    /// Their directives are pending again: the next run of the generator writes them anew.
     #[arg(long)]
     pub regenerate: bool,
 
-    /// They are never sent: marked with a row in `sent` that has no time.
+    /// Their directives are never sent: marked with a row in `sent` that has no time.
     #[arg(long)]
     pub suppress: bool,
 }
