@@ -1,7 +1,7 @@
 //! `hold`, `release` and `retry`: a flag in the name of the mail's file, as a mail reader sets it. The
 //! service looks at the flags right before it relays a mail.
 
-use outbox::{DeliveryRecord, Flags, Outbox, State, TakeBack};
+use outbox::{DeliveryRecord, Flags, MailId, Outbox, State, TakeBack};
 use outbox_config::Failure;
 
 use super::change::{Answer, Report};
@@ -30,7 +30,7 @@ pub fn hold(outbox: &Outbox, change: &Change) -> Result<(), Failure> {
             Answer::done("in the relay's hands at this moment: held unless it is taken now")
         }
         Ok(TakeBack::Accepted(record)) => Answer::refused(too_late(Some(&record))),
-        Ok(TakeBack::Gone) => Answer::refused(GONE),
+        Ok(TakeBack::Gone) => gone(outbox, &mail.id),
         // Nobody sends one that can't be read.
         Ok(TakeBack::Ready(_)) | Err(_) => Answer::done("held"),
     };
@@ -88,7 +88,7 @@ fn apply(
             Plan::Change(what) if change.dry_run => Answer::planned(what),
             Plan::Change(_) => match outbox.change_flags(&mail.id, mail.file.as_ref(), &flags) {
                 Ok(true) => done(mail),
-                Ok(false) => Answer::refused(GONE),
+                Ok(false) => gone(outbox, &mail.id),
                 Err(error) => Answer::error(&error),
             },
         };
@@ -98,7 +98,15 @@ fn apply(
 }
 
 /// What is said of a mail that vanished while the command looked.
-pub const GONE: &str = "it is gone: it was sent or deleted at this moment";
+pub fn gone(outbox: &Outbox, id: &MailId) -> Answer {
+    match outbox.archived(|archived| archived == id) {
+        Ok(archived) if !archived.is_empty() => {
+            Answer::refused("too late: it was sent at this moment")
+        }
+        // No archive is kept, or somebody took it back.
+        _ => Answer::refused("it is gone: it was sent, or taken back, at this moment"),
+    }
+}
 
 /// What is said of a mail in `tmp/`.
 pub const NOT_PUBLISHED: &str = "the generator is not done with it: try again after its next run";

@@ -12,7 +12,7 @@ use outbox_config::{Config, DatabaseSettings, Failure};
 use postgres::Client;
 
 use super::change::{Answer, Report};
-use super::flags::{GONE, NOT_PUBLISHED, too_late};
+use super::flags::{NOT_PUBLISHED, gone, too_late};
 use super::{Listed, read, unavailable};
 use crate::cli::Change;
 use crate::marks::{Kept, Marked, suppress};
@@ -125,7 +125,7 @@ fn take_back(
         Ok(TakeBack::Accepted(record)) => {
             return undo(outbox, mail, Answer::refused(too_late(Some(&record))));
         }
-        Ok(TakeBack::Gone) => return Answer::refused(GONE),
+        Ok(TakeBack::Gone) => return gone(outbox, &mail.id),
         Err(error) => return Answer::error(&error),
     };
     if let Some(text) = refusal(withdrawal.sidecar(), withdrawal.record(), database.is_none()) {
