@@ -103,8 +103,8 @@ pub fn gone(outbox: &Outbox, id: &MailId) -> Answer {
         Ok(archived) if !archived.is_empty() => {
             Answer::refused("too late: it was sent at this moment")
         }
-        // No archive is kept, or somebody took it back.
-        _ => Answer::refused("it is gone: it was sent, or taken back, at this moment"),
+        // No archive is kept, or a person was at it.
+        _ => Answer::refused("it is gone: it was sent, deleted or taken back at this moment"),
     }
 }
 
