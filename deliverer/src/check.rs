@@ -8,8 +8,8 @@ use outbox_config::database::{connect, describe};
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure, SmtpSettings, SmtpTls};
 
-use crate::list::read;
 use crate::marks::missing_rights;
+use crate::queue::read;
 use crate::smtp::{Connection, Deadlines, Relay};
 
 /// How long a relay may take for each answer. A mail waits longer; a person does not.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use outbox_config::program::CommonArgs;
+
+use crate::queue::{Decision, Selector};
 
 /// Relays the mails in the outbox over SMTP, and only then marks their directives `sent`.
 ///
@@ -39,17 +41,63 @@ pub enum Command {
     },
     /// List the mails in the outbox.
     List {
-        /// Only those in this state.
-        #[arg(long)]
-        state: Option<StateName>,
+        /// Which; all, if none is named.
+        #[command(flatten)]
+        selector: Selector,
         /// As JSON, one array.
         #[arg(long)]
         json: bool,
     },
-    /// Show all there is to know of one mail.
+    /// Show all there is to know of some mails: envelope, every recipient's state, the attempts,
+    /// directives, header.
+    ///
+    /// A mail that is named and was sent already is shown from the archive.
+    #[command(mut_group("Selector", |group| group.required(true)))]
     Show {
-        /// A ticket (20261125-10000042), or a mail id as in `list --json`.
-        mail: String,
+        /// Which.
+        #[command(flatten)]
+        selector: Selector,
+        /// As JSON, one array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hold mails: they wait, flagged (F), until they are released.
+    #[command(mut_group("Selector", |group| group.required(true)))]
+    Hold(Change),
+    /// Release mails that are held, by a person or by the deliverer: they are sent.
+    ///
+    /// One that was deferred goes at its time, or with `retry`. One that failed begins anew: whoever
+    /// lacks it is asked for again.
+    #[command(mut_group("Selector", |group| group.required(true)))]
+    Release(Change),
+    /// Try deferred mails again now, not at their time.
+    #[command(mut_group("Selector", |group| group.required(true)))]
+    Retry(Change),
+    /// Take mails back for good, and say what becomes of their directives.
+    ///
+    /// A mail that the relay has can't be taken back. One that it is being handed at this moment is
+    /// waited for. Mails that were deleted in a mail reader wait for this command.
+    #[command(mut_group("Selector", |group| group.required(true)))]
+    Withdraw {
+        /// Which.
+        #[command(flatten)]
+        change: Change,
+        /// What becomes of their directives.
+        #[command(flatten)]
+        decision: Decision,
+    },
+    /// Compare every mail with its sidecar, its record and the database, and tell what a person should
+    /// look at. Changes nothing.
+    Verify {
+        /// Which; all, and all else in the outbox, if none is named.
+        #[command(flatten)]
+        selector: Selector,
+        /// Without asking the database.
+        #[arg(long)]
+        no_database: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Tell which mails came back: read the mailbox where bounces land, and find the ticket of each.
     ///
@@ -61,7 +109,7 @@ pub enum Command {
 }
 
 /// What `bounces` takes.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct BouncesArgs {
     /// The Maildir where bounces land: the mailbox of `envelope_from`.
@@ -80,6 +128,20 @@ pub struct BouncesArgs {
     pub no_database: bool,
 }
 
+/// Which mails a command changes, and how it tells.
+#[derive(Clone, Debug, Args)]
+pub struct Change {
+    /// Which.
+    #[command(flatten)]
+    pub selector: Selector,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Say what was done as JSON, one array.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// States as an operator names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StateName {
@@ -87,7 +149,7 @@ pub enum StateName {
     Queued,
     /// To be relayed again later.
     Deferred,
-    /// Flagged by a person: waits.
+    /// Flagged by a person, or new and to be looked at: waits.
     Held,
     /// Deleted by a person: waits, and stays claimed.
     Withdrawn,
@@ -95,6 +157,12 @@ pub enum StateName {
     Accepted,
     /// Refused by the relay, given up or unfit to be sent: waits.
     Failed,
+}
+
+impl StateName {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Deferred, Self::Held, Self::Failed, Self::Withdrawn, Self::Accepted];
 }
 
 impl std::fmt::Display for StateName {

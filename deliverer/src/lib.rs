@@ -9,12 +9,11 @@ pub mod cli;
 mod doorbell;
 mod event;
 mod housekeeping;
-mod list;
 mod marker;
 mod marks;
+mod queue;
 mod relays;
 mod service;
-mod show;
 pub mod smtp;
 mod summary;
 mod verdict;
@@ -40,8 +39,17 @@ use summary::Summary;
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
     match command {
         Command::Run { once } => deliver(config, *once),
-        Command::List { state, json } => list::list(&open(config)?, *state, *json),
-        Command::Show { mail } => show::show(&open(config)?, mail),
+        Command::List { selector, json } => queue::list(&open(config)?, selector, *json),
+        Command::Show { selector, json } => queue::show(&open(config)?, selector, *json),
+        Command::Hold(change) => queue::hold(&open(config)?, change),
+        Command::Release(change) => queue::release(&open(config)?, change),
+        Command::Retry(change) => queue::retry(&open(config)?, change),
+        Command::Withdraw { change, decision } => {
+            queue::withdraw(config, &open(config)?, change, decision)
+        }
+        Command::Verify { selector, no_database, json } => {
+            queue::verify(config, &open(config)?, selector, !no_database, *json)
+        }
         Command::Bounces(args) => bounces::bounces(config, args),
         Command::Check => check::check(config),
     }

@@ -1,4 +1,4 @@
-//! All of the deliverer's SQL: marking directives `sent`, and asking which are.
+//! All of the deliverer's SQL: marking directives `sent`, or as never to be sent, and asking which are.
 
 use std::collections::HashMap;
 
@@ -46,12 +46,38 @@ pub struct Marked {
 /// keeps its mark. So it can be repeated when nobody knows whether a commit came through.
 pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, postgres::Error> {
     let tickets: Vec<&str> = marks.iter().map(|mark| mark.ticket.as_str()).collect();
-    let times: Vec<Timestamp> = marks.iter().map(|mark| mark.sent_at).collect();
+    let times: Vec<_> = marks.iter().map(|mark| Some(mark.sent_at)).collect();
     let (directive_tickets, directives): (Vec<&str>, Vec<i64>) = marks
         .iter()
         .flat_map(|mark| mark.directive_ids.iter().map(|id| (mark.ticket.as_str(), id.0)))
         .unzip();
+    mark(client, &tickets, &times, &directive_tickets, &directives)
+}
 
+/// Marks the directives of a mail that was taken back, so that nobody writes them anew. Without
+/// `sent_at`, the time of an attempt that reached some, it does not count as a notification.
+///
+/// Telling it again changes nothing.
+pub fn suppress(
+    client: &mut Client,
+    ticket: &Ticket,
+    sent_at: Option<Timestamp>,
+    directive_ids: &[DirectiveId],
+) -> Result<Marked, postgres::Error> {
+    let directives: Vec<i64> = directive_ids.iter().map(|id| id.0).collect();
+    let tickets = vec![ticket.as_str(); directives.len()];
+    mark(client, &[ticket.as_str()], &[sent_at], &tickets, &directives)
+}
+
+/// In one transaction: rows in `sent` with these tickets and times, and directives that point to the
+/// row of their ticket.
+fn mark(
+    client: &mut Client,
+    tickets: &[&str],
+    times: &[Option<Timestamp>],
+    directive_tickets: &[&str],
+    directives: &[i64],
+) -> Result<Marked, postgres::Error> {
     let mut transaction = client.transaction()?;
     transaction.execute(
         "INSERT INTO sent (intelmq_ticket, sent_at)
@@ -93,6 +119,48 @@ pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, postgres
         marked_by: row.get(2),
     });
     Ok(Marked { kept: kept.collect(), taken })
+}
+
+/// A directive that is not as the mail that claims it has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The directive.
+    pub directive: DirectiveId,
+    /// The ticket that stands on it; none if the directive is gone.
+    pub marked_by: Option<String>,
+}
+
+/// Of `directive_ids`, those that are gone or marked.
+pub fn marked_already(
+    client: &mut Client,
+    directive_ids: &[DirectiveId],
+) -> Result<Vec<Claimed>, postgres::Error> {
+    let directives: Vec<i64> = directive_ids.iter().map(|id| id.0).collect();
+    let rows = client.query(
+        "SELECT claimed.directive, coalesce(s.intelmq_ticket, d.sent_id::text)
+           FROM unnest($1::bigint[]) AS claimed (directive)
+           LEFT JOIN directives AS d ON d.id = claimed.directive
+           LEFT JOIN sent AS s ON s.id = d.sent_id
+          WHERE d.id IS NULL OR d.sent_id IS NOT NULL",
+        &[&directives],
+    )?;
+    let claimed = rows
+        .iter()
+        .map(|row| Claimed { directive: DirectiveId(row.get(0)), marked_by: row.get(1) });
+    Ok(claimed.collect())
+}
+
+/// Of `tickets`, those that stand in `sent`.
+pub fn sent_already(
+    client: &mut Client,
+    tickets: &[Ticket],
+) -> Result<Vec<Ticket>, postgres::Error> {
+    let tickets: Vec<&str> = tickets.iter().map(Ticket::as_str).collect();
+    let rows = client.query(
+        "SELECT intelmq_ticket FROM sent WHERE intelmq_ticket = ANY ($1::text[])",
+        &[&tickets],
+    )?;
+    Ok(rows.iter().filter_map(|row| row.get::<_, String>(0).parse().ok()).collect())
 }
 
 /// The rights that marking needs and this role lacks, each as the `GRANT` that gives it.

@@ -79,4 +79,10 @@ impl Error {
         matches!(self, Self::Io { cause, .. } | Self::Rename { cause, .. }
             if cause.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Whether the operating system said that this user may not do it.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } | Self::Rename { cause, .. }
+            if cause.kind() == io::ErrorKind::PermissionDenied)
+    }
 }

@@ -41,9 +41,6 @@ pub struct Pruned {
     pub octets: u64,
 }
 
-/// How often a file is looked for that someone renames at the same time.
-const RENAME_ATTEMPTS: usize = 20;
-
 impl<'a> Deliverer<'a> {
     pub(crate) fn new(outbox: &'a Outbox, lock: Lock) -> Self {
         Self { outbox, lock }
@@ -83,55 +80,13 @@ impl<'a> Deliverer<'a> {
 
     /// Flags a mail (F), so that it waits for a person. Whether there was a mail to flag.
     pub fn hold(&self, id: &MailId, known: &MailFile) -> Result<bool> {
-        self.change_flags(id, known, |flags| flags.with(Flags::HELD).without(Flags::RETRY))
+        let held = |flags: &Flags| flags.with(Flags::HELD).without(Flags::RETRY);
+        self.outbox.change_flags(id, Some(known), held)
     }
 
     /// Takes away the flag that asked for the attempt which has just been made.
     pub fn retried(&self, id: &MailId, known: &MailFile) -> Result<()> {
-        self.change_flags(id, known, |flags| flags.without(Flags::RETRY)).map(drop)
-    }
-
-    /// Renames a mail's file into `cur/` with other flags, and makes that durable.
-    fn change_flags(
-        &self,
-        id: &MailId,
-        known: &MailFile,
-        change: impl Fn(&Flags) -> Flags,
-    ) -> Result<bool> {
-        let cur = self.outbox.maildir(Place::Cur);
-        let target = |mail: &MailFile| cur.join(file_name(id, &change(&mail.flags)));
-        let moved = self.rename_mail(id, Some(known.clone()), target)?;
-        if let Some(from) = &moved {
-            disk::sync_folder(&cur)?;
-            if from.place != Place::Cur {
-                disk::sync_folder(&self.outbox.maildir(from.place))?;
-            }
-        }
-        Ok(moved.is_some())
-    }
-
-    /// Renames a mail's file wherever a mail reader may move it meanwhile. Gives where it was.
-    fn rename_mail(
-        &self,
-        id: &MailId,
-        known: Option<MailFile>,
-        target: impl Fn(&MailFile) -> PathBuf,
-    ) -> Result<Option<MailFile>> {
-        let mut known = known;
-        for _ in 0..RENAME_ATTEMPTS {
-            let mail = match known.take() {
-                Some(mail) => mail,
-                None => match self.outbox.find(id)? {
-                    Some(mail) => mail,
-                    None => return Ok(None),
-                },
-            };
-            match disk::rename(&self.outbox.mail_path(&mail), &target(&mail)) {
-                Err(error) if error.is_not_found() => {}
-                other => return other.map(|()| Some(mail)),
-            }
-        }
-        Ok(None)
+        self.outbox.change_flags(id, Some(known), |flags| flags.without(Flags::RETRY)).map(drop)
     }
 
     /// Finishes mails that the database knows to be sent: into the archive (or away, without one),
@@ -150,7 +105,7 @@ impl<'a> Deliverer<'a> {
                     .fold(mail.flags.with('S'), |flags, flag| flags.without(flag));
                 kept.join(file_name(id, &flags))
             };
-            finished.push(match self.rename_mail(id, known.clone(), target)? {
+            finished.push(match self.outbox.rename_mail(id, known.clone(), target)? {
                 None => Finished::NoFile,
                 Some(_) if archive => Finished::Archived,
                 Some(mail) => {

@@ -102,6 +102,10 @@ impl Outbox {
                         "is its file system mounted? `outbox-generator init` makes a new outbox";
                     return refuse(&folder, format!("{error} ({hint})"));
                 }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    let hint = "whoever works with an outbox has to be in its group";
+                    return refuse(&folder, format!("{error} ({hint})"));
+                }
                 Err(error) => return refuse(&folder, error.to_string()),
                 Ok(metadata) if !metadata.is_dir() => {
                     return refuse(&folder, "is not a folder".into());
@@ -201,6 +205,18 @@ impl Outbox {
     /// Takes the generator's lock. `None` if another process holds it.
     pub fn lock_generator(&self) -> Result<Option<Generator<'_>>> {
         Ok(Lock::take(self.sidecars())?.map(|lock| Generator::new(self, lock)))
+    }
+
+    /// Whether a generator writes into this outbox now.
+    pub fn has_generator(&self) -> Result<bool> {
+        let path = self.sidecars();
+        let folder = File::open(&path).map_err(Error::io("open", &path))?;
+        // A shared lock hinders no other one who asks like this; given back at once.
+        match folder.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
     }
 
     /// Takes the deliverer's lock. `None` if another process holds it.

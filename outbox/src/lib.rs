@@ -19,8 +19,8 @@
 //! * A directive is claimed while a sidecar lists it. Who reads the claims **before** asking the
 //!   database what is pending never answers a directive twice.
 //! * Only the holder of a lock can write: [`Generator`] offers drafts and publishing,
-//!   [`Deliverer`] offers records, holding and finishing. The locks are `flock`s, so that a dead
-//!   process never blocks.
+//!   [`Deliverer`] offers records, holding and finishing, a [`Withdrawal`] takes one mail back. The
+//!   locks are `flock`s, so that a dead process never blocks.
 //! * Nothing unreadable is deleted. It is reported, and stays.
 //!
 //! This crate knows no SQL, no SMTP and no OpenPGP. The format is told in docs/outbox-format.md.
@@ -34,9 +34,11 @@ mod mail_file;
 mod mail_lock;
 mod names;
 mod publish;
+mod rename;
 mod room;
 mod scan;
 mod sidecar;
+mod withdrawal;
 
 pub use delivery::{AttemptMade, DeliveryRecord, DeliveryState, RecipientOutcome, RecipientState};
 pub use error::{Error, Result};
@@ -49,3 +51,4 @@ pub use publish::{Claims, Draft, Generator, NewMail, Recovered};
 pub use room::Room;
 pub use scan::{Entry, Oddity, Snapshot, State};
 pub use sidecar::{Envelope, GroupKey, Sha256Digest, Sidecar};
+pub use withdrawal::{TakeBack, TakenBack, Withdrawal};

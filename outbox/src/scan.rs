@@ -22,6 +22,8 @@ const LOOKS: usize = 4;
 
 /// What is odd about a name that is a mail's, but no mail's of ours.
 const NO_TICKET: &str = "there is no ticket in its name";
+/// How much of a mail is read for its header, in octets.
+const HEADER_LIMIT: u64 = 1 << 20;
 
 /// What there is of one mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +192,30 @@ impl Outbox {
             Ok(_) => Ok(Some(known.clone())),
             Err(_) => self.find(id),
         }
+    }
+
+    /// The mails in the archive that are `wanted`, by id.
+    pub fn archived(&self, wanted: impl Fn(&MailId) -> bool) -> Result<BTreeMap<MailId, PathBuf>> {
+        let mut mails = BTreeMap::new();
+        for place in [Place::New, Place::Cur] {
+            let folder = self.archive().join(place.folder());
+            for name in list(&folder)? {
+                if let Some((id, _)) = name.to_str().and_then(parse_file_name)
+                    && wanted(&id)
+                {
+                    mails.insert(id, folder.join(name));
+                }
+            }
+        }
+        Ok(mails)
+    }
+
+    /// The lines of a mail's header, the file wherever it is in the outbox.
+    pub fn header(&self, path: &Path) -> Result<Vec<String>> {
+        let (file, size) = disk::open_regular(path)?;
+        let bytes = disk::read_up_to(&file, size.min(HEADER_LIMIT), path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().take_while(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
     /// Reads a mail and compares it with what the generator wrote down of it: `Err` in the inner

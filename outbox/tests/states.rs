@@ -6,8 +6,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use outbox::{
-    DeliveryRecord, DeliveryState, DirectiveId, Envelope, Finished, GroupKey, MailFile, MailId,
-    NewMail, Outbox, Place, RecipientOutcome, RecipientState, State,
+    DeliveryRecord, DeliveryState, DirectiveId, Envelope, Finished, Flags, GroupKey, MailFile,
+    MailId, NewMail, Outbox, Place, RecipientOutcome, RecipientState, State, TakeBack, Withdrawal,
 };
 use tempfile::TempDir;
 
@@ -260,6 +260,151 @@ fn a_trashed_or_deleted_mail_is_withdrawn_and_stays_claimed() {
     assert_eq!(case.recover_generator(), outbox::Recovered::default());
     assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 0);
     assert_eq!(case.files(&id), ["sidecar/ID.json"]);
+}
+
+impl Case {
+    /// Published, deferred once, and then withdrawn by a person.
+    fn withdrawn(&self) -> MailId {
+        let id = self.published();
+        self.record(&id, |record| record.attempts = 1);
+        assert!(self.outbox.change_flags(&id, None, |flags| flags.with(Flags::TRASHED)).unwrap());
+        id
+    }
+
+    fn take_back(&self, id: &MailId) -> Withdrawal<'_> {
+        match self.outbox.take_back(id).unwrap() {
+            TakeBack::Ready(withdrawal) => *withdrawal,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_mail_that_is_taken_back_leaves_nothing_and_claims_nothing() {
+    let case = case();
+    let id = case.withdrawn();
+    assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+
+    let taken_back = case.take_back(&id).remove_mail().unwrap();
+    assert_eq!(case.claimed(), [1, 2], "until the directives were seen to");
+    taken_back.forget().unwrap();
+
+    assert_eq!(case.files(&id), [""; 0]);
+    assert_eq!(case.claimed(), [0i64; 0]);
+    assert!(matches!(case.outbox.take_back(&id).unwrap(), TakeBack::Gone));
+}
+
+#[test]
+fn each_step_of_an_interrupted_withdrawal_leaves_a_mail_that_is_withdrawn_and_can_be_gone_on_from()
+{
+    // Flagged, and its lock taken.
+    let case = case();
+    let id = case.withdrawn();
+    drop(case.take_back(&id));
+    assert_eq!((case.state(&id), case.claimed()), (State::Withdrawn, vec![1, 2]));
+
+    // The file is gone; and perhaps the database knows already.
+    drop(case.take_back(&id).remove_mail().unwrap());
+    assert_eq!((case.state(&id), case.claimed()), (State::Withdrawn, vec![1, 2]));
+    assert_eq!(case.files(&id), ["delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 0);
+    assert_eq!(case.recover_generator(), outbox::Recovered::default());
+    case.take_back(&id).remove_mail().unwrap().forget().unwrap();
+    assert_eq!(case.files(&id), [""; 0]);
+
+    // The sidecar is gone, the record is not.
+    case.record(&id, |record| record.attempts = 1);
+    assert_eq!((case.state(&id), case.claimed()), (State::Leftover, vec![]));
+    assert!(matches!(case.outbox.take_back(&id).unwrap(), TakeBack::Gone));
+    assert_eq!(case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap(), 1);
+    assert_eq!(case.files(&id), [""; 0]);
+}
+
+#[test]
+fn a_mail_that_the_relay_has_or_may_be_taking_is_not_taken_back() {
+    let case = case();
+    let id = case.withdrawn();
+    let lock = case.outbox.lock_mail(&id).unwrap().unwrap();
+    assert!(matches!(case.outbox.take_back(&id).unwrap(), TakeBack::Busy));
+    drop(lock);
+
+    let withdrawal = case.take_back(&id);
+    assert!(case.outbox.lock_mail(&id).unwrap().is_none(), "nobody relays it meanwhile");
+    drop(withdrawal);
+
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    assert!(matches!(case.outbox.take_back(&id).unwrap(), TakeBack::Accepted(_)));
+    assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+}
+
+#[test]
+fn a_mail_whose_record_or_sidecar_can_not_be_read_is_not_taken_back() {
+    for folder in ["delivery", "sidecar"] {
+        let case = case();
+        let id = case.withdrawn();
+        fs::write(case.outbox.root().join(folder).join(format!("{id}.json")), b"{").unwrap();
+        assert!(case.outbox.take_back(&id).is_err(), "{folder}");
+        assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+    }
+}
+
+#[test]
+fn a_mail_under_two_names_is_taken_back_under_both() {
+    let case = case();
+    let id = case.withdrawn();
+    let root = case.outbox.root();
+    fs::hard_link(root.join(format!("cur/{id}:2,T")), root.join(format!("new/{id}"))).unwrap();
+    drop(case.take_back(&id).remove_mail().unwrap());
+    assert_eq!(case.files(&id), ["delivery/ID.json", "sidecar/ID.json"]);
+}
+
+#[test]
+fn flags_are_added_and_cleared_wherever_a_reader_moved_the_mail() {
+    let case = case();
+    let id = case.published();
+    let stale = case.outbox.find(&id).unwrap();
+    case.new_to(&id, "cur", ":2,S");
+    let with = |flag| move |flags: &Flags| flags.with(flag);
+    let stale = stale.as_ref();
+    assert!(case.outbox.change_flags(&id, stale, with(Flags::HELD)).unwrap());
+    assert!(case.outbox.change_flags(&id, stale, with(Flags::RETRY)).unwrap());
+    assert_eq!(case.files(&id), ["cur/ID:2,FSr", "sidecar/ID.json"]);
+    assert!(case.outbox.change_flags(&id, stale, |flags| flags.without(Flags::HELD)).unwrap());
+    assert_eq!(case.files(&id), ["cur/ID:2,Sr", "sidecar/ID.json"]);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,Sr"))).unwrap();
+    assert!(!case.outbox.change_flags(&id, stale, with(Flags::HELD)).unwrap());
+}
+
+#[test]
+fn a_generator_at_work_is_noticed() {
+    let case = case();
+    assert!(!case.outbox.has_generator().unwrap());
+    let generator = case.outbox.lock_generator().unwrap().unwrap();
+    assert!(case.outbox.has_generator().unwrap());
+    drop(generator);
+    assert!(!case.outbox.has_generator().unwrap());
+    assert!(case.outbox.lock_generator().unwrap().is_some(), "looking leaves no lock behind");
+}
+
+#[test]
+fn an_archived_mail_is_found_by_its_ticket_and_its_header_read() {
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    deliverer.finish(&[(id.clone(), None)], true).unwrap();
+    fs::write(case.outbox.archive().join("cur/1.other:2,S"), b"x").unwrap();
+    let ticket = id.ticket();
+
+    let found = case.outbox.archived(|id| id.ticket() == ticket).unwrap();
+
+    let path = case.outbox.archive().join(format!("cur/{id}:2,S"));
+    assert_eq!(found, [(id, path.clone())].into());
+    let header = case.outbox.header(&path).unwrap();
+    assert_eq!(header, ["Subject: [20261125-10000001] open DNS resolver"]);
+    let link = case.outbox.archive().join("cur/2.link:2,S");
+    std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+    assert!(case.outbox.header(&link).is_err(), "a link is not followed");
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! The queue as an operator sees it, and what an operator does to it.
+//!
+//! ```text
+//!  outbox ──▶ read ──▶ Selector ──▶ list, show, verify      print
+//!                              ├──▶ hold, release, retry    rename the mail's file
+//!                              └──▶ withdraw                lock, remove, mark in the database
+//! ```
+//!
+//! There is no second source of truth: these commands read the outbox and rename files in it, as a mail
+//! reader does, whether the service runs or not. The service watches the folders and sees to it.
+
+mod change;
+mod flags;
+mod list;
+mod selector;
+mod show;
+mod verify;
+mod withdraw;
+
+use anyhow::anyhow;
+use outbox::{
+    DeliveryRecord, DeliveryState, MailFile, MailId, Outbox, RecipientState, Sidecar, State, Ticket,
+};
+use outbox_config::Failure;
+
+pub use flags::{hold, release, retry};
+pub use list::list;
+pub use selector::Selector;
+pub use show::show;
+pub use verify::verify;
+pub use withdraw::{Decision, withdraw};
+
+use crate::cli::StateName;
+
+/// What goes with an error where this user may not do something.
+const IN_ITS_GROUP: &str = "whoever works with an outbox has to be in its group";
+
+/// What is known of one mail.
+#[derive(Debug)]
+pub struct Listed {
+    /// The mail.
+    pub id: MailId,
+    /// Where its file was met, if it has one.
+    pub file: Option<MailFile>,
+    /// What its files mean.
+    pub state: State,
+    /// What the generator wrote, or why it, or the record, can't be read.
+    pub sidecar: Result<Sidecar, String>,
+    /// What the deliverer wrote.
+    pub record: Option<DeliveryRecord>,
+}
+
+/// Reads everything in the outbox that has a sidecar, oldest first.
+pub fn read(outbox: &Outbox) -> outbox::Result<Vec<Listed>> {
+    let mut mails = Vec::new();
+    for (id, entry) in outbox.scan()?.entries {
+        if !entry.sidecar {
+            continue;
+        }
+        let (record, trouble) = match outbox.record(&id) {
+            Ok(record) => (record, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let sidecar = match (outbox.sidecar(&id), trouble) {
+            (_, Some(trouble)) => Err(trouble),
+            (Ok(Some(sidecar)), None) => Ok(sidecar),
+            // Finished while we looked.
+            (Ok(None), None) => continue,
+            (Err(error), None) => Err(error.to_string()),
+        };
+        let state = entry.state(record.as_ref());
+        mails.push(Listed { state, file: entry.mail, id, sidecar, record });
+    }
+    Ok(mails)
+}
+
+/// Why an operation on the outbox failed, with what to do about it where that is known.
+fn explain(error: &outbox::Error) -> String {
+    if error.is_permission_denied() {
+        return format!("{error} ({IN_ITS_GROUP})");
+    }
+    error.to_string()
+}
+
+/// A [`Failure`] with which a command ends that can't read the outbox.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unavailable(error: outbox::Error) -> Failure {
+    Failure::Unavailable(anyhow!(explain(&error)))
+}
+
+impl Listed {
+    /// The state in an operator's words.
+    pub fn state_name(&self) -> StateName {
+        match &self.state {
+            _ if self.sidecar.is_err() => StateName::Failed,
+            State::Held => match &self.record {
+                Some(record) if record.state == DeliveryState::Review => StateName::Held,
+                Some(record) if record.was_held() => StateName::Failed,
+                _ => StateName::Held,
+            },
+            State::Deferred { .. } => StateName::Deferred,
+            State::Withdrawn => StateName::Withdrawn,
+            State::Accepted => StateName::Accepted,
+            _ => StateName::Queued,
+        }
+    }
+
+    /// The ticket: the sidecar's, or the one in the id of a mail whose sidecar can't be read.
+    pub fn ticket(&self) -> Option<Ticket> {
+        self.sidecar.as_ref().map_or_else(|_| self.id.ticket(), |it| Some(it.ticket.clone()))
+    }
+
+    /// Whom it goes to: the first recipient, and how many more there are.
+    fn recipient(&self) -> String {
+        match self.recipients() {
+            [] => "?".to_owned(),
+            [one] => one.clone(),
+            [first, others @ ..] => format!("{first} +{}", others.len()),
+        }
+    }
+
+    fn recipients(&self) -> &[String] {
+        self.sidecar.as_ref().map_or(&[], |sidecar| &sidecar.envelope.to)
+    }
+
+    /// The last words on it: of the relay, or of this program.
+    fn words(&self) -> String {
+        let record = match (&self.sidecar, &self.record) {
+            (Err(trouble), _) => return trouble.clone(),
+            (Ok(_), None) => return String::new(),
+            (Ok(_), Some(record)) => record,
+        };
+        if let Some(reason) = &record.reason {
+            return reason.clone();
+        }
+        let worst = |state| record.recipients.values().find(|outcome| outcome.state == state);
+        [RecipientState::Rejected, RecipientState::Deferred, RecipientState::Accepted]
+            .into_iter()
+            .find_map(worst)
+            .map(|outcome| outcome.reply.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether a person asked for the next attempt now.
+    fn is_retried(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.flags.retried())
+    }
+}
