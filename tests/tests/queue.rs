@@ -215,8 +215,8 @@ fn a_deferred_mail_is_due_with_retry_and_keeps_its_time_when_it_was_held_meanwhi
     assert!(site.files().contains(&"cur/#1:2,r".to_owned()), "{:?}", site.files());
     let run = site.deliverer(&["retry", "--json", &ticket]).expect(0);
     assert_eq!(json_of(&run)[0]["result"], "unchanged");
-    let line = site.deliverer(&["list", &ticket]).expect(0).stdout;
-    assert!(line.lines().nth(1).unwrap().contains(" now "), "{line}");
+    let queued = site.deliverer(&["list", "--state", "queued", &ticket]).expect(0).stdout;
+    assert!(queued.contains("450 4.2.0 greylisted"), "{queued}");
 }
 
 #[test]
@@ -251,6 +251,73 @@ fn nothing_is_changed_without_saying_which_or_with_a_dry_run() {
     }
     assert_eq!(site.files(), before);
     assert_eq!((site.pending(), site.sent_tickets().len()), (2, 0));
+}
+
+// ---- Beside a service that has the mail in hand ----
+
+#[test]
+fn a_mail_that_the_relay_is_being_handed_is_held_too_late_and_says_so() {
+    let relay = ScriptedRelay::start();
+    let site = site_with_mails(Site::new(programs!()).relay(relay.port()), 1);
+    relay.once(At::FinalDot, "", Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    relay.wait_until_held();
+    let run = site.deliverer(&["hold", "--all"]).expect(0);
+    assert!(run.stdout.contains("in the relay's hands at this moment"), "{run}");
+    relay.go_on();
+    wait_until("it is finished", || site.sidecars().is_empty());
+    service.terminate().expect(0);
+    assert_eq!(site.files(), ["sent/cur/#1:2,S"]);
+}
+
+#[test]
+fn a_mail_that_the_relay_is_being_handed_is_taken_back_only_if_it_is_not_taken() {
+    for taken in [true, false] {
+        let relay = ScriptedRelay::start();
+        let mut site = site_with_mails(Site::new(programs!()).relay(relay.port()), 1);
+        let port = site.database().port();
+        // What is taken stays in the outbox until the database knows.
+        site.set("database.event.port", json!(outbox_tests::system::free_port()));
+        relay.once(At::Data, "", Act::Hold);
+        if !taken {
+            relay.always(At::FinalDot, "", Act::Say("451 4.3.0 try again"));
+        }
+        let service = site.start_deliverer(&["run"]);
+        relay.wait_until_held();
+        let withdraw = site.start_deliverer(&["withdraw", "--all", "--regenerate"]);
+        wait_until("it is withdrawn", || site.files().contains(&"cur/#1:2,T".to_owned()));
+        relay.go_on();
+        let run = withdraw.finish().expect(i32::from(taken));
+        assert_eq!(run.stdout.contains("too late: the relay took it at 20"), taken, "{run}");
+        assert_eq!(site.sidecars().len(), usize::from(taken));
+        service.terminate().expect(0);
+        site.set("database.event.port", json!(port));
+        relay.behave();
+        site.deliverer(&["run", "--once"]).expect(0);
+        site.generator(&["run", "--all"]).expect(0);
+        site.deliverer(&["run", "--once"]).expect(0);
+        assert_eq!((site.pending(), site.sent_tickets().len()), (0, 1));
+        let confirmed = relay.received().iter().filter(|mail| mail.confirmed).count();
+        assert_eq!(confirmed, 1, "it is sent once, with the old ticket or with a new one");
+    }
+}
+
+#[test]
+fn a_service_that_runs_tries_a_deferred_mail_at_once_with_retry() {
+    let relay = ScriptedRelay::start();
+    let site = site_with_mails(Site::new(programs!()).relay(relay.port()), 1);
+    for _ in 0..2 {
+        relay.once(At::Rcpt, "", Act::Say("450 4.2.0 greylisted"));
+    }
+    let service = site.start_deliverer(&["run"]);
+    service.wait_for("deferred: ");
+    site.deliverer(&["retry", "--all"]).expect(0);
+    service.wait_for_nth("deferred: ", 2);
+    assert_eq!(site.files(), ["cur/#1:2,", "delivery/#1.json", "sidecar/#1.json"]);
+    site.deliverer(&["retry", "--all"]).expect(0);
+    wait_until("it is finished", || site.sidecars().is_empty());
+    service.terminate().expect(0);
+    assert_eq!((site.pending(), relay.received().len()), (0, 1));
 }
 
 // ---- Take back ----

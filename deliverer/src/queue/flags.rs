@@ -61,9 +61,6 @@ pub fn release(outbox: &Outbox, change: &Change) -> Result<(), Failure> {
 /// Makes deferred mails due (flag r).
 pub fn retry(outbox: &Outbox, change: &Change) -> Result<(), Failure> {
     let plan = |mail: &Listed| match &mail.state {
-        State::Deferred { .. } if mail.is_retried() => {
-            Plan::Leave(Answer::unchanged("due already"))
-        }
         State::Deferred { .. } => Plan::Change("would be due now"),
         State::Held => Plan::Leave(Answer::refused("it is held: use `release`")),
         State::Withdrawn => Plan::Leave(Answer::refused("it is withdrawn")),

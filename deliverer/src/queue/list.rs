@@ -113,11 +113,7 @@ fn row(mail: &Listed, now: Timestamp) -> [String; 7] {
         mail.sidecar.as_ref().map(|it| span(it.created_at, now)).unwrap_or_default(),
         state.to_string(),
         record.map_or_else(String::new, |record| record.attempts.to_string()),
-        match next {
-            Some(_) if mail.is_retried() => "now".to_owned(),
-            Some(next) => span(now, next),
-            None => String::new(),
-        },
+        next.map(|next| span(now, next)).unwrap_or_default(),
         one_line(&mail.recipient()),
         one_line(&mail.words()),
     ]
