@@ -321,7 +321,7 @@ impl Known {
         if self.narrow.replace(Instant::now() + NARROW).is_none() {
             warn!(
                 relay,
-                "the relay says that it is too many: one connection at a time for a while"
+                "the relay says that these are too many: one connection at a time for a while"
             );
         }
     }

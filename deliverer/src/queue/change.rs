@@ -7,7 +7,7 @@ use outbox_config::program::print;
 use outbox_config::text::one_line;
 use serde::Serialize;
 
-use super::selector::not_found;
+use super::selector::{fail_with, not_found};
 use super::{Listed, explain};
 
 /// How a command fared with a mail.
@@ -120,8 +120,7 @@ impl Report {
         let wrong = self.answers.iter().filter(not_done).count();
         let all = self.answers.len();
         let not_done = (wrong > 0)
-            .then(|| format!("not done with {wrong} of {all} mails: see what is said of each"));
-        let wrong: Vec<String> = not_done.into_iter().chain(not_found(missing)).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(Failure::Failed(anyhow!(wrong.join("; ")))) }
+            .then(|| anyhow!("not done with {wrong} of {all} mails: see what is said of each"));
+        fail_with(not_done.into_iter().chain(not_found(missing)))
     }
 }

@@ -7,7 +7,7 @@ use outbox_config::program::{print, width};
 use outbox_config::text::{fit, one_line};
 use serde::Serialize;
 
-use super::selector::fail_if_missing;
+use super::selector::{fail_with, not_found};
 use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
 
@@ -39,7 +39,7 @@ pub fn list(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Fail
     let selected = selector.select(read(outbox).map_err(unavailable)?);
     let mails = &selected.mails;
     print(&if json { as_json(mails) } else { as_table(mails, outbox::now(), width()) })?;
-    fail_if_missing(&selected.missing)
+    fail_with(not_found(&selected.missing))
 }
 
 fn as_json(mails: &[Listed]) -> String {

@@ -85,7 +85,7 @@ fn explain(error: &outbox::Error) -> String {
 /// A [`Failure`] with which a command ends that can't read the outbox.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn unavailable(error: outbox::Error) -> Failure {
-    Failure::Unavailable(anyhow!(explain(&error)))
+    Failure::Unavailable(anyhow!("{}", explain(&error)))
 }
 
 impl Listed {

@@ -74,9 +74,9 @@ fn is_called(mail: &Listed, name: &str) -> bool {
 }
 
 /// What is said of names that no mail has. `None` if all were found.
-pub fn not_found(missing: &[String]) -> Option<String> {
+pub fn not_found(missing: &[String]) -> Option<anyhow::Error> {
     (!missing.is_empty()).then(|| {
-        format!(
+        anyhow!(
             "no mail in the outbox has the ticket or id {}; `list` shows those that are there, and \
              `show` finds one that was sent",
             in_a_row(missing)
@@ -89,9 +89,10 @@ pub fn in_a_row(names: &[String]) -> String {
     names.iter().map(|name| one_line(name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Fails, once all else is done, if a name was not found.
-pub fn fail_if_missing(missing: &[String]) -> Result<(), Failure> {
-    not_found(missing).map_or(Ok(()), |text| Err(Failure::Failed(anyhow!(text))))
+/// Fails, once all else is done, if something is to be said of it.
+pub fn fail_with(said: impl IntoIterator<Item = anyhow::Error>) -> Result<(), Failure> {
+    let said: Vec<String> = said.into_iter().map(|error| error.to_string()).collect();
+    if said.is_empty() { Ok(()) } else { Err(Failure::Failed(anyhow!("{}", said.join("; ")))) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use outbox_config::text::one_line;
 use outbox_config::{Config, Failure};
 use serde::Serialize;
 
-use super::selector::{fail_if_missing, not_found};
+use super::selector::{fail_with, not_found};
 use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
 use crate::marks::{Claimed, marked_already, sent_already};
@@ -91,14 +91,9 @@ pub fn verify(
         }
         print(&format!("ok    {ok} of {} mails\n", mails.len()))?;
     }
-    match (findings.len(), not_found(&selected.missing)) {
-        (0, _) => fail_if_missing(&selected.missing),
-        (count, missing) => {
-            let text = format!("what is wrong or needs a person: {count}");
-            let text = [Some(text), missing].into_iter().flatten().collect::<Vec<_>>().join("; ");
-            Err(Failure::Failed(anyhow!(text)))
-        }
-    }
+    let count = findings.len();
+    let found = (count > 0).then(|| anyhow!("what is wrong or needs a person: {count}"));
+    fail_with(found.into_iter().chain(not_found(&selected.missing)))
 }
 
 impl Finding {
