@@ -85,7 +85,7 @@ impl<'a> Deliverer<'a> {
         change: impl Fn(&Flags) -> Flags,
     ) -> Result<bool> {
         let cur = self.outbox.maildir(Place::Cur);
-        let target = |mail: &MailFile| cur.join(file_name(id, &change(&mail.flags)));
+        let target = |mail: &MailFile| cur.join(mail.name_anew(id, &change(&mail.flags)));
         let moved = self.rename_mail(id, Some(known.clone()), target)?;
         if let Some(from) = &moved {
             disk::sync_folder(&cur)?;

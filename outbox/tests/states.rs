@@ -228,10 +228,10 @@ fn a_flagged_mail_is_held_and_queued_again_when_the_flag_goes() {
     drop(deliverer);
     case.record(&id, |record| record.state = DeliveryState::Rejected);
 
-    assert_eq!(case.files(&id), ["cur/ID:2,F", "delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.files(&id), ["cur/ID+1:2,F", "delivery/ID.json", "sidecar/ID.json"]);
     assert_eq!(case.state(&id), State::Held);
     let cur = case.outbox.maildir(Place::Cur);
-    fs::rename(cur.join(format!("{id}:2,F")), cur.join(format!("{id}:2,S"))).unwrap();
+    fs::rename(cur.join(format!("{id}+1:2,F")), cur.join(format!("{id}+1:2,S"))).unwrap();
     assert_eq!(case.state(&id), State::Queued, "who clears the flag wants it sent");
 }
 
@@ -243,9 +243,32 @@ fn holding_finds_a_mail_that_a_reader_moved_meanwhile() {
     case.new_to(&id, "cur", ":2,S");
     let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
     assert!(deliverer.hold(&id, &stale).unwrap());
-    assert_eq!(case.files(&id), ["cur/ID:2,FS", "sidecar/ID.json"]);
-    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,FS"))).unwrap();
+    assert_eq!(case.files(&id), ["cur/ID+1:2,FS", "sidecar/ID.json"]);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}+1:2,FS"))).unwrap();
     assert!(!deliverer.hold(&id, &stale).unwrap(), "there is no mail to hold");
+}
+
+#[test]
+fn a_reader_that_knows_a_held_mail_by_its_former_name_can_not_release_it() {
+    let case = case();
+    let id = case.published();
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    // Held, released by a person, and held again.
+    let mut names = vec![format!("new/{id}")];
+    for number in 1..=2 {
+        let known = case.outbox.find(&id).unwrap().unwrap();
+        assert!(deliverer.hold(&id, &known).unwrap());
+        let held = format!("cur/{id}+{number}:2,F");
+        for former in &names {
+            let (from, to) = (former.as_str(), format!("cur/{id}:2,S"));
+            let root = case.outbox.root();
+            fs::rename(root.join(from), root.join(to)).expect_err("there is no such file");
+        }
+        assert_eq!(case.state(&id), State::Held);
+        let released = held.replace('F', "");
+        fs::rename(case.outbox.root().join(&held), case.outbox.root().join(&released)).unwrap();
+        names.extend([held, released]);
+    }
 }
 
 #[test]
