@@ -97,13 +97,38 @@ pub struct MailFile {
     pub flags: Flags,
 }
 
-/// Splits a file's name into unique name and flags. `None` if no mail of ours has such a name.
-pub(crate) fn parse_file_name(name: &str) -> Option<(MailId, Flags)> {
-    let (unique, info) = name.split_once(':').unwrap_or((name, ""));
-    Some((unique.parse().ok()?, Flags::from(info.strip_prefix("2,").unwrap_or(""))))
+impl MailFile {
+    /// The name of the mail's file in `cur/` after a program of ours changed its flags.
+    ///
+    /// It is one that the mail never had: a `+` behind the id, and a number one higher than before. A
+    /// mail reader that read the folder earlier, and writes its own idea of the flags later, so writes
+    /// nothing: to it, the mail that it knew is gone, and another one came. Under the old name, mutt
+    /// would clear the flag of a mail that was held while a person read it.
+    pub(crate) fn name_anew(&self, id: &MailId, flags: &Flags) -> String {
+        let name = self.file_name.to_str().and_then(parse_unique_name);
+        let number = name.map_or(0, |(_, number)| number).wrapping_add(1);
+        format!("{id}+{number}:2,{flags}")
+    }
 }
 
-/// The name of a mail's file in `cur/`.
+/// Splits a file's name into the mail's id and flags. `None` if no mail of ours has such a name.
+pub(crate) fn parse_file_name(name: &str) -> Option<(MailId, Flags)> {
+    let info = name.split_once(':').map_or("", |(_, info)| info);
+    let (id, _) = parse_unique_name(name)?;
+    Some((id, Flags::from(info.strip_prefix("2,").unwrap_or(""))))
+}
+
+/// The id, and how often a program of ours changed the flags: what stands before the colon.
+fn parse_unique_name(name: &str) -> Option<(MailId, u32)> {
+    let unique = name.split_once(':').map_or(name, |(unique, _)| unique);
+    let (id, number) = match unique.split_once('+') {
+        Some((id, number)) => (id, number.parse().ok()?),
+        None => (unique, 0),
+    };
+    Some((id.parse().ok()?, number))
+}
+
+/// The name of a mail's file in a `cur/` where nobody knows it yet.
 pub(crate) fn file_name(id: &MailId, flags: &Flags) -> String {
     format!("{id}:2,{flags}")
 }
@@ -126,6 +151,21 @@ mod tests {
         assert_eq!(id.as_str(), "1.M2.20261125-10000042.h");
         assert!(flags.trashed());
         assert_eq!(parse_file_name("1.h").unwrap().1, Flags::default());
+        let (id, flags) = parse_file_name("1.M2.20261125-10000042.h+3:2,F").unwrap();
+        assert_eq!(id.as_str(), "1.M2.20261125-10000042.h");
+        assert!(flags.held());
+        assert!(parse_file_name("1.h+x:2,").is_none());
         assert!(parse_file_name(".hidden").is_none());
+    }
+
+    #[test]
+    fn a_mail_whose_flags_we_change_has_a_name_that_it_never_had() {
+        let mut mail =
+            MailFile { place: Place::New, file_name: "1.h".into(), flags: Flags::default() };
+        let id = "1.h".parse().unwrap();
+        for expected in ["1.h+1:2,F", "1.h+2:2,F"] {
+            mail.file_name = mail.name_anew(&id, &mail.flags.with(Flags::HELD)).into();
+            assert_eq!(mail.file_name, expected);
+        }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 
-use crate::mail_file::file_name;
 use crate::{Error, Flags, MailFile, MailId, Outbox, Place, Result, disk};
 
 /// How often a file is looked for that someone renames at the same time.
@@ -21,7 +20,7 @@ impl Outbox {
         change: impl Fn(&Flags) -> Flags,
     ) -> Result<bool> {
         let cur = self.maildir(Place::Cur);
-        let target = |mail: &MailFile| cur.join(file_name(id, &change(&mail.flags)));
+        let target = |mail: &MailFile| cur.join(mail.name_anew(id, &change(&mail.flags)));
         let moved = self.rename_mail(id, known.cloned(), target)?;
         if let Some(from) = &moved {
             disk::sync_folder(&cur)?;

@@ -228,10 +228,10 @@ fn a_flagged_mail_is_held_and_queued_again_when_the_flag_goes() {
     drop(deliverer);
     case.record(&id, |record| record.state = DeliveryState::Rejected);
 
-    assert_eq!(case.files(&id), ["cur/ID:2,F", "delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.files(&id), ["cur/ID+1:2,F", "delivery/ID.json", "sidecar/ID.json"]);
     assert_eq!(case.state(&id), State::Held);
     let cur = case.outbox.maildir(Place::Cur);
-    fs::rename(cur.join(format!("{id}:2,F")), cur.join(format!("{id}:2,S"))).unwrap();
+    fs::rename(cur.join(format!("{id}+1:2,F")), cur.join(format!("{id}+1:2,S"))).unwrap();
     assert_eq!(case.state(&id), State::Queued, "who clears the flag wants it sent");
 }
 
@@ -243,9 +243,32 @@ fn holding_finds_a_mail_that_a_reader_moved_meanwhile() {
     case.new_to(&id, "cur", ":2,S");
     let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
     assert!(deliverer.hold(&id, &stale).unwrap());
-    assert_eq!(case.files(&id), ["cur/ID:2,FS", "sidecar/ID.json"]);
-    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,FS"))).unwrap();
+    assert_eq!(case.files(&id), ["cur/ID+1:2,FS", "sidecar/ID.json"]);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}+1:2,FS"))).unwrap();
     assert!(!deliverer.hold(&id, &stale).unwrap(), "there is no mail to hold");
+}
+
+#[test]
+fn a_reader_that_knows_a_held_mail_by_its_former_name_can_not_release_it() {
+    let case = case();
+    let id = case.published();
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    // Held, released by a person, and held again.
+    let mut names = vec![format!("new/{id}")];
+    for number in 1..=2 {
+        let known = case.outbox.find(&id).unwrap().unwrap();
+        assert!(deliverer.hold(&id, &known).unwrap());
+        let held = format!("cur/{id}+{number}:2,F");
+        for former in &names {
+            let (from, to) = (former.as_str(), format!("cur/{id}:2,S"));
+            let root = case.outbox.root();
+            fs::rename(root.join(from), root.join(to)).expect_err("there is no such file");
+        }
+        assert_eq!(case.state(&id), State::Held);
+        let released = held.replace('F', "");
+        fs::rename(case.outbox.root().join(&held), case.outbox.root().join(&released)).unwrap();
+        names.extend([held, released]);
+    }
 }
 
 #[test]
@@ -283,7 +306,7 @@ impl Case {
 fn a_mail_that_is_taken_back_leaves_nothing_and_claims_nothing() {
     let case = case();
     let id = case.withdrawn();
-    assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.files(&id), ["cur/ID+1:2,T", "delivery/ID.json", "sidecar/ID.json"]);
 
     let taken_back = case.take_back(&id).remove_mail().unwrap();
     assert_eq!(case.claimed(), [1, 2], "until the directives were seen to");
@@ -334,7 +357,7 @@ fn a_mail_that_the_relay_has_or_may_be_taking_is_not_taken_back() {
 
     case.record(&id, |record| record.state = DeliveryState::Accepted);
     assert!(matches!(case.outbox.take_back(&id).unwrap(), TakeBack::Accepted(_)));
-    assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+    assert_eq!(case.files(&id), ["cur/ID+1:2,T", "delivery/ID.json", "sidecar/ID.json"]);
 }
 
 #[test]
@@ -344,7 +367,7 @@ fn a_mail_whose_record_or_sidecar_can_not_be_read_is_not_taken_back() {
         let id = case.withdrawn();
         fs::write(case.outbox.root().join(folder).join(format!("{id}.json")), b"{").unwrap();
         assert!(case.outbox.take_back(&id).is_err(), "{folder}");
-        assert_eq!(case.files(&id), ["cur/ID:2,T", "delivery/ID.json", "sidecar/ID.json"]);
+        assert_eq!(case.files(&id), ["cur/ID+1:2,T", "delivery/ID.json", "sidecar/ID.json"]);
     }
 }
 
@@ -353,7 +376,7 @@ fn a_mail_under_two_names_is_taken_back_under_both() {
     let case = case();
     let id = case.withdrawn();
     let root = case.outbox.root();
-    fs::hard_link(root.join(format!("cur/{id}:2,T")), root.join(format!("new/{id}"))).unwrap();
+    fs::hard_link(root.join(format!("cur/{id}+1:2,T")), root.join(format!("new/{id}"))).unwrap();
     drop(case.take_back(&id).remove_mail().unwrap());
     assert_eq!(case.files(&id), ["delivery/ID.json", "sidecar/ID.json"]);
 }
@@ -368,10 +391,10 @@ fn flags_are_added_and_cleared_wherever_a_reader_moved_the_mail() {
     let stale = stale.as_ref();
     assert!(case.outbox.change_flags(&id, stale, with(Flags::HELD)).unwrap());
     assert!(case.outbox.change_flags(&id, stale, with(Flags::RETRY)).unwrap());
-    assert_eq!(case.files(&id), ["cur/ID:2,FSr", "sidecar/ID.json"]);
+    assert_eq!(case.files(&id), ["cur/ID+2:2,FSr", "sidecar/ID.json"]);
     assert!(case.outbox.change_flags(&id, stale, |flags| flags.without(Flags::HELD)).unwrap());
-    assert_eq!(case.files(&id), ["cur/ID:2,Sr", "sidecar/ID.json"]);
-    fs::remove_file(case.outbox.root().join(format!("cur/{id}:2,Sr"))).unwrap();
+    assert_eq!(case.files(&id), ["cur/ID+3:2,Sr", "sidecar/ID.json"]);
+    fs::remove_file(case.outbox.root().join(format!("cur/{id}+3:2,Sr"))).unwrap();
     assert!(!case.outbox.change_flags(&id, stale, with(Flags::HELD)).unwrap());
 }
 
