@@ -183,6 +183,7 @@ mod tests {
             refusal: None,
             reusable: trouble.is_none(),
             trouble,
+            phases: Vec::new(),
         }
     }
 

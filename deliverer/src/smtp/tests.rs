@@ -979,6 +979,24 @@ fn quit_waits_no_longer_than_it_may() {
 }
 
 #[test]
+fn an_attempt_tells_how_long_each_phase_took() {
+    use Phase::{Connect, Data, FinalDot, Greeting, Hello, Mail, Message, Rcpt};
+    let script = Script::new().at(Moment::FinalDot, say("250 ok\r\n"));
+    let server = ScriptedRelay::start(script.at(Moment::FinalDot, Action::Hang));
+    let mut connection = try_open(&to(&server), &impatient()).unwrap();
+    let first = send(&mut connection, &["a@x.example", "b@x.example"]).phases;
+    let second = send(&mut connection, &["a@x.example"]).phases;
+    let names =
+        |phases: &[(Phase, Duration)]| phases.iter().map(|(phase, _)| *phase).collect::<Vec<_>>();
+    assert_eq!(names(&first), [Connect, Greeting, Hello, Mail, Rcpt, Data, Message, FinalDot]);
+    assert_eq!(names(&second), [Mail, Rcpt, Data, Message, FinalDot]);
+    let (last, waited) = second[4];
+    assert_eq!(last, FinalDot);
+    assert!(waited >= impatient().final_dot, "{waited:?} until the relay was given up");
+    assert!(connection.take_phases().is_empty());
+}
+
+#[test]
 fn the_scripted_relay_reads_strictly() {
     assert_eq!(
         unstuff(b"a\n.\n\r\n..b\r\n.\r\nMAIL"),
