@@ -4,16 +4,19 @@
 
 mod check;
 pub mod cli;
+pub mod counts;
 mod courier;
 mod doorbell;
 mod event;
 mod list;
 mod marker;
 mod marks;
+pub mod metrics;
 mod service;
 mod show;
 pub mod smtp;
 mod summary;
+pub mod systemd;
 mod verdict;
 
 use std::sync::Arc;
