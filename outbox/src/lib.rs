@@ -35,6 +35,7 @@ mod mail_lock;
 mod names;
 mod publish;
 mod scan;
+mod service;
 mod sidecar;
 
 pub use delivery::{AttemptMade, DeliveryRecord, DeliveryState, RecipientOutcome, RecipientState};
