@@ -116,7 +116,7 @@ impl Found {
         if let Some(severity) = above(oldest, Some(asked.warn_age), Some(asked.crit_age)) {
             problems.push(Problem {
                 severity,
-                what: format!("a mail waits for {}", duration_words(oldest)),
+                what: oldest_words(oldest),
                 more: "`outbox-deliverer list` tells which, and what the relay said".into(),
             });
         }
@@ -192,7 +192,7 @@ impl Found {
             words.push(self.counts.to_string());
         }
         let oldest = self.counts.oldest_waiting(self.now);
-        words.extend(oldest.map(|oldest| format!("oldest {}", duration_words(oldest))));
+        words.extend(oldest.map(oldest_words).filter(|oldest| !words.contains(oldest)));
         if let Service::Running(health) = &self.service {
             let well = health.relays.iter().filter(|relay| relay.trouble.is_none());
             words.extend(well.map(|relay| relay.words(self.now)));
@@ -265,6 +265,10 @@ fn above<N: PartialOrd + Copy>(number: N, warn: Option<N>, crit: Option<N>) -> O
     } else {
         warn.filter(|warn| number > *warn).map(|_| Severity::Warning)
     }
+}
+
+fn oldest_words(age: Duration) -> String {
+    format!("oldest {}", duration_words(age))
 }
 
 /// Words on one line, and none that would begin the performance data.
@@ -341,8 +345,7 @@ mod tests {
         let text = found.as_plugin(Severity::Critical, &problems, &asked(&[]));
         assert_eq!(
             text.split(" |").next().unwrap(),
-            "OUTBOX CRITICAL - no deliverer runs; a mail waits for 28h; 1 failed; 1 withdrawn; \
-             1 queued; oldest 28h"
+            "OUTBOX CRITICAL - no deliverer runs; oldest 28h; 1 failed; 1 withdrawn; 1 queued"
         );
         assert_eq!(text.lines().count(), 5, "{text}");
     }
