@@ -185,7 +185,7 @@ impl Metrics {
         for class in ["2xx", "4xx", "5xx"] {
             self.replies.with_label_values(&[class]);
         }
-        for phase in Phase::ALL {
+        for phase in Phase::TIMED {
             self.phases.with_label_values(&[phase.name()]);
         }
         self.database_up.set(1);
