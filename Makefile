@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck test soak deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -22,7 +22,7 @@ demo-stop: ## stop them
 
 check: ## install what the tests need, and run all there is; CI runs this
 	@tests/install.sh check
-	@$(MAKE) --no-print-directory fmt clippy doc shellcheck deny test
+	@$(MAKE) --no-print-directory fmt clippy doc shellcheck units deny test
 
 # One after the other, also with `make -j`: cargo lets only one build at a time.
 .NOTPARALLEL:
@@ -37,7 +37,10 @@ doc: ## does the documentation of the code build?
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 shellcheck: ## lints for the shell scripts
-	shellcheck .ci/run tests/install.sh tests/demo/*.sh
+	shellcheck .ci/run tests/install.sh tests/units.sh tests/demo/*.sh
+
+units: ## does systemd take the units, and is their sandbox tight?
+	@tests/units.sh
 
 test: ## all tests
 	cargo test --workspace --locked --no-fail-fast

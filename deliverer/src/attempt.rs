@@ -63,7 +63,7 @@ pub enum Came {
     /// The mail can't be given to any relay, for this reason.
     Unfit(Box<Found>, String),
     /// The relay was asked.
-    Tried(Box<Found>, Attempt),
+    Tried(Box<Found>, Box<Attempt>),
 }
 
 /// What there is of the mail.
@@ -128,12 +128,14 @@ fn attempt(task: Task) -> Report {
         // That is how relays end a session that they don't want to keep. Nothing was said of the mail.
         if let Ok(mut new) = session_with(&relay, None) {
             new.mails += 1;
+            let phases = attempt.phases;
             attempt = new.connection.send(&envelope, &bytes, &options);
+            attempt.phases.extend(phases);
             session = new;
         }
     }
     let session = attempt.reusable.then_some(session);
-    report(Came::Tried(found, attempt), session, Some(lock))
+    report(Came::Tried(found, Box::new(attempt)), session, Some(lock))
 }
 
 fn session_with(relay: &Relay, session: Option<Session>) -> Result<Session, RelayTrouble> {

@@ -1,8 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use outbox_config::parse_duration;
 use outbox_config::program::CommonArgs;
 
 use crate::queue::{Decision, Selector};
@@ -104,6 +106,14 @@ pub enum Command {
     /// What could be tied to a ticket is flagged as seen after the report is out, so that the next
     /// run tells only what is new. Everything else stays as it is, and is named at the end.
     Bounces(BouncesArgs),
+    /// Tell how outbox and service do, as a plugin for Icinga and Nagios.
+    ///
+    /// One line with performance data, and more lines where something is not well. Exit codes: 0 OK;
+    /// 1 WARNING; 2 CRITICAL; 3 UNKNOWN, which is also wrong usage and a wrong configuration. A limit
+    /// is passed by what is above it. No deliverer at work is CRITICAL. A relay in trouble, a database
+    /// that is away and a disk that is nearly full are WARNING; no relay that works for longer than
+    /// --crit-age is CRITICAL.
+    Status(StatusArgs),
     /// Check configuration, database and rights, relay and outbox, and change nothing.
     Check,
 }
@@ -140,6 +150,49 @@ pub struct Change {
     /// Say what was done as JSON, one array.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `status` is asked.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// As JSON, one object.
+    #[arg(long)]
+    pub json: bool,
+    /// WARNING above this age of the oldest mail that is queued or deferred.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub warn_age: Duration,
+    /// CRITICAL above this age.
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = parse_duration)]
+    pub crit_age: Duration,
+    /// WARNING above this number of mails that the relay refused, or that can't be sent.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub warn_failed: usize,
+    /// CRITICAL above this number of them.
+    #[arg(long, value_name = "N")]
+    pub crit_failed: Option<usize>,
+    /// WARNING above this number of mails that were taken back and wait for a decision.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub warn_withdrawn: usize,
+    /// CRITICAL above this number of them.
+    #[arg(long, value_name = "N")]
+    pub crit_withdrawn: Option<usize>,
+    /// WARNING above this number of mails that a person holds, or that wait for review.
+    #[arg(long, value_name = "N")]
+    pub warn_held: Option<usize>,
+    /// CRITICAL above this number of them.
+    #[arg(long, value_name = "N")]
+    pub crit_held: Option<usize>,
+}
+
+impl StatusArgs {
+    /// The states whose mails are limited in number, each with the limits for WARNING and CRITICAL.
+    pub fn limits(&self) -> [(StateName, Option<usize>, Option<usize>); 3] {
+        [
+            (StateName::Failed, Some(self.warn_failed), self.crit_failed),
+            (StateName::Withdrawn, Some(self.warn_withdrawn), self.crit_withdrawn),
+            (StateName::Held, self.warn_held, self.crit_held),
+        ]
+    }
 }
 
 /// States as an operator names them.

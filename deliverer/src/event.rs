@@ -16,8 +16,9 @@ pub enum Event {
     Look,
     /// These mails are marked in the database.
     Marked(Vec<MailId>),
-    /// The database did not take marks; the marker will try again.
-    NotMarked,
+    /// The database did not take marks; the marker will try again. What is wrong with the database, if
+    /// it is away.
+    NotMarked(Option<String>),
     /// An attempt ended.
     Report(Box<Report>),
     /// Read the configuration anew.

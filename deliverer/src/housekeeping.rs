@@ -20,10 +20,10 @@ pub struct Housekeeping {
 
 impl Housekeeping {
     /// Once an hour, and when the file system gets full: removes what is left over, and from the
-    /// archive what is too old or too much.
-    pub fn keep(&mut self, deliverer: &Deliverer<'_>, config: &Config) -> outbox::Result<()> {
+    /// archive what is too old or too much. Gives how many mails of the archive that were.
+    pub fn keep(&mut self, deliverer: &Deliverer<'_>, config: &Config) -> outbox::Result<usize> {
         if self.done.is_some_and(|done| done.elapsed() < AGAIN) {
-            return Ok(());
+            return Ok(0);
         }
         self.done = Some(Instant::now());
         remove_leftovers(deliverer)?;
@@ -32,19 +32,24 @@ impl Housekeeping {
             Ok(Pruned { mails: 0, .. }) => {}
             Ok(Pruned { mails, octets }) => {
                 info!(mails, octets, "removed old mails from the archive");
+                return Ok(mails);
             }
             Err(error) => warn!("old mails stay in the archive: {error}"),
         }
-        Ok(())
+        Ok(0)
     }
 
-    /// Tells once when the file system gets full. Relaying goes on: it needs little, and ends.
-    pub fn watch_room(&mut self, deliverer: &Deliverer<'_>, config: &Config) -> outbox::Result<()> {
+    /// Tells once when the file system gets full. Relaying goes on: it needs little. Gives what lacks.
+    pub fn watch_room(
+        &mut self,
+        deliverer: &Deliverer<'_>,
+        config: &Config,
+    ) -> outbox::Result<Option<String>> {
         let room = deliverer.outbox().room()?;
         let judged = config.outbox.judge_room(room.octets, room.files);
         let full = judged.is_err();
         if full != std::mem::replace(&mut self.full, full) {
-            match judged {
+            match &judged {
                 Err(words) => {
                     // The archive may be what fills it.
                     self.done = None;
@@ -53,12 +58,7 @@ impl Housekeeping {
                 Ok(words) => info!("there is room for new mails again: {words}"),
             }
         }
-        Ok(())
-    }
-
-    /// Whether there is too little room for new mails.
-    pub fn is_full(&self) -> bool {
-        self.full
+        Ok(judged.err())
     }
 }
 

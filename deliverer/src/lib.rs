@@ -6,16 +6,22 @@ mod attempt;
 mod bounces;
 mod check;
 pub mod cli;
+mod counts;
 mod doorbell;
 mod event;
+mod health;
 mod housekeeping;
 mod marker;
 mod marks;
+mod metrics;
+mod monitor;
 mod queue;
 mod relays;
 mod service;
 pub mod smtp;
+mod status;
 mod summary;
+mod systemd;
 mod verdict;
 
 use std::sync::Arc;
@@ -31,9 +37,13 @@ use cli::Command;
 use doorbell::Doorbell;
 use event::listen_to_signals;
 use marker::Marker;
+use metrics::Metrics;
+use monitor::Monitor;
 use relays::Relays;
 use service::Service;
 use summary::Summary;
+
+pub use status::{UNKNOWN, status};
 
 /// Does what the command line says.
 pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
@@ -52,6 +62,7 @@ pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
         }
         Command::Bounces(args) => bounces::bounces(config, args),
         Command::Check => check::check(config),
+        Command::Status(_) => unreachable!("main asks for it: its exit codes are a plugin's"),
     }
 }
 
@@ -74,11 +85,14 @@ fn deliver(config: &Config, once: bool) -> Result<(), Failure> {
     listen_to_signals(Arc::clone(&stop), report.clone())
         .context("cannot handle signals")
         .map_err(Failure::Failed)?;
+    let metrics = if once { Metrics::new() } else { Metrics::start(&config.metrics)? };
+    let monitor = Monitor::new(metrics, relays.health());
     let marker = Marker::start(database, report.clone());
     let names = relays.names().join(" ");
     // Watch first, then look: what comes in between rings.
     let _doorbell = (!once).then(|| Doorbell::new(&outbox, report.clone()));
-    let service = Service::new(deliverer, config.clone(), relays, marker, (report, events), stop);
+    let service =
+        Service::new(deliverer, config.clone(), relays, marker, monitor, (report, events), stop);
     if !once {
         info!(outbox = %outbox.root().display(), relays = names, "delivering");
     }

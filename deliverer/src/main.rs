@@ -4,9 +4,20 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use outbox_config::program;
-use outbox_deliverer::cli::Cli;
+use outbox_deliverer::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    program::run(&cli.common, |config| outbox_deliverer::run(&cli.command, config))
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // For Icinga, the usual 2 would be CRITICAL.
+        Err(error) if error.use_stderr() && std::env::args().any(|word| word == "status") => {
+            let _ = error.print();
+            return outbox_deliverer::UNKNOWN.into();
+        }
+        Err(error) => error.exit(),
+    };
+    match &cli.command {
+        Command::Status(asked) => outbox_deliverer::status(&cli.common, asked),
+        command => program::run(&cli.common, |config| outbox_deliverer::run(command, config)),
+    }
 }

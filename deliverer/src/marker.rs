@@ -43,8 +43,7 @@ impl Marker {
     /// marks, [`Event::NotMarked`].
     pub fn start(settings: DatabaseSettings, report: Sender<Event>) -> Self {
         let (orders, taken) = channel();
-        let worker =
-            Worker { settings, report, client: None, away: false, refused: HashSet::new() };
+        let worker = Worker { settings, report, client: None, away: None, refused: HashSet::new() };
         thread::spawn(move || worker.run(&taken));
         Self { orders }
     }
@@ -65,7 +64,8 @@ struct Worker {
     settings: DatabaseSettings,
     report: Sender<Event>,
     client: Option<Client>,
-    away: bool,
+    /// What is wrong with the database, while it is away.
+    away: Option<String>,
     /// Mails whose data the database finds fault with, and that were told about.
     refused: HashSet<MailId>,
 }
@@ -85,7 +85,7 @@ impl Worker {
                 retry = RETRY.0;
                 continue;
             }
-            if self.report.send(Event::NotMarked).is_err() {
+            if self.report.send(Event::NotMarked(self.away.clone())).is_err() {
                 return;
             }
             let again = Instant::now() + retry;
@@ -142,12 +142,13 @@ impl Worker {
                     self.client = None;
                     rest.extend(batch);
                     rest.append(&mut marks);
-                    if !std::mem::replace(&mut self.away, true) {
+                    if self.away.is_none() {
                         error!(
                             unmarked = rest.len(),
                             "the database does not take marks, relaying goes on: {text}"
                         );
                     }
+                    self.away = Some(text);
                 }
             }
         }
@@ -159,7 +160,7 @@ impl Worker {
     fn mark_one_by_one(&mut self, batch: Vec<Mark>) -> Vec<Mark> {
         let mut rest = Vec::new();
         for mark in batch {
-            if self.away {
+            if self.away.is_some() {
                 rest.push(mark);
             } else {
                 rest.extend(self.mark(vec![mark]));
@@ -169,7 +170,7 @@ impl Worker {
     }
 
     fn done(&mut self, batch: &[Mark], marked: &Marked) {
-        if std::mem::take(&mut self.away) {
+        if self.away.take().is_some() {
             info!("the database takes marks again");
         }
         tell(marked);

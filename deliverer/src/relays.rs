@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use outbox_config::{ConfigError, DeliverySettings, SmtpSettings};
 use tracing::{debug, info, warn};
 
+use crate::health::{RelayHealth, Trouble};
 use crate::smtp::{Attempt, Connection, Outcome, Relay, RelayTrouble, Reply};
 
 /// How long a relay is left alone after trouble: doubling between these two.
@@ -61,7 +63,8 @@ enum Health {
     Unknown,
     Works,
     Trouble {
-        since: Instant,
+        /// Since when, and what it last came to.
+        known: Trouble,
         /// When it was last found so.
         found: Instant,
         /// Until when it is left alone.
@@ -135,6 +138,11 @@ impl Relays {
         self.idle.drain(..).for_each(|(_, session, _)| quit(session));
         self.generation += 1;
         Ok(())
+    }
+
+    /// How each does, in order.
+    pub fn health(&self) -> Vec<RelayHealth> {
+        self.known.iter().map(Known::health).collect()
     }
 
     /// The relays' names, host and port, in order.
@@ -276,6 +284,18 @@ impl Relays {
 }
 
 impl Known {
+    fn health(&self) -> RelayHealth {
+        let (trouble, paused_until) = match &self.health {
+            Health::Trouble { known, until, .. } => {
+                let left = until.saturating_duration_since(Instant::now());
+                let left = SignedDuration::try_from(left).unwrap_or_default();
+                (Some(known.clone()), Some(outbox::now() + left).filter(|_| !left.is_zero()))
+            }
+            Health::Unknown | Health::Works => (None, None),
+        };
+        RelayHealth { name: self.name.to_string(), trouble, paused_until }
+    }
+
     /// Whether it is left alone for now.
     fn rests(&self) -> bool {
         matches!(self.health, Health::Trouble { until, .. } if Instant::now() < until)
@@ -292,25 +312,26 @@ impl Known {
         let (since, pause) = match self.health {
             // Begun before the trouble was known, and so no news.
             Health::Trouble { found, .. } if turn.since < found => return,
-            Health::Trouble { since, pause, .. } => {
+            Health::Trouble { ref known, pause, .. } => {
                 debug!(relay, "the relay is still in trouble: {trouble}");
                 let longer = (pause * 2).min(PAUSE.1);
-                (since, if trouble.may_be_the_mails() { pause } else { longer })
+                (known.since, if trouble.may_be_the_mails() { pause } else { longer })
             }
             Health::Unknown | Health::Works => {
                 warn!(relay, "the relay is in trouble and left alone for a while: {trouble}");
-                (now, PAUSE.0)
+                (outbox::now(), PAUSE.0)
             }
         };
-        self.health = Health::Trouble { since, found: now, until: now + pause, pause };
+        let known = Trouble { since, words: trouble.to_string() };
+        self.health = Health::Trouble { known, found: now, until: now + pause, pause };
     }
 
     fn works(&mut self, turn: &Turn) {
-        if let Health::Trouble { since, found, .. } = self.health {
-            if turn.since < found {
+        if let Health::Trouble { known, found, .. } = &self.health {
+            if turn.since < *found {
                 return;
             }
-            let seconds = since.elapsed().as_secs();
+            let seconds = known.duration(outbox::now()).as_secs();
             info!(relay = &*self.name, seconds, "the relay works again");
         }
         self.health = Health::Works;
@@ -369,7 +390,13 @@ mod tests {
     }
 
     fn attempt(trouble: Option<RelayTrouble>) -> Attempt {
-        Attempt { recipients: Vec::new(), refusal: None, reusable: false, trouble }
+        Attempt {
+            recipients: Vec::new(),
+            refusal: None,
+            reusable: false,
+            trouble,
+            phases: Vec::new(),
+        }
     }
 
     fn refused() -> RelayTrouble {

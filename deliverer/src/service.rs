@@ -24,14 +24,17 @@ use outbox::{
     Deliverer, DeliveryRecord, DeliveryState, MailFile, MailId, MailLock, RecipientState, Sidecar,
     Snapshot, State,
 };
-use outbox_config::{Config, Failure, Uncertain};
+use outbox_config::{Config, Failure, Uncertain, logging};
 use tracing::{debug, error, info, warn};
 
 use crate::attempt::{self, Came, Found, Report, Task};
+use crate::cli::StateName;
 use crate::event::Event;
 use crate::housekeeping::{Housekeeping, remove_leftovers};
 use crate::marker::Marker;
 use crate::marks::Mark;
+use crate::monitor::Monitor;
+use crate::queue::state_name;
 use crate::relays::Relays;
 use crate::smtp::RelayTrouble;
 use crate::summary::Summary;
@@ -67,6 +70,7 @@ pub struct Service<'a> {
     config: Config,
     relays: Relays,
     marker: Marker,
+    monitor: Monitor,
     events: Receiver<Event>,
     /// Where attempts report to: the other end of `events`.
     report: Sender<Event>,
@@ -134,6 +138,7 @@ impl<'a> Service<'a> {
         config: Config,
         relays: Relays,
         marker: Marker,
+        monitor: Monitor,
         (report, events): (Sender<Event>, Receiver<Event>),
         stop: Arc<AtomicBool>,
     ) -> Self {
@@ -143,6 +148,7 @@ impl<'a> Service<'a> {
             config,
             relays,
             marker,
+            monitor,
             events,
             report,
             stop,
@@ -171,12 +177,15 @@ impl<'a> Service<'a> {
 
     fn work(&mut self) -> outbox::Result<()> {
         remove_leftovers(&self.deliverer)?;
+        self.monitor.ready();
         while !self.stopping() {
             if self.is_time_to_look() {
                 self.look()?;
             }
             let rest = self.dispatch()?;
-            self.housekeeping.keep(&self.deliverer, &self.config)?;
+            self.keep_house()?;
+            self.monitor.relays(self.relays.health());
+            self.monitor.tell(&self.deliverer, self.unmarked.len());
             let until = self.wake_at(rest);
             self.wait(until)?;
         }
@@ -209,13 +218,13 @@ impl<'a> Service<'a> {
         }
         while !self.stopping() && !self.unmarked.is_empty() && self.wait_for_marks(MARKS_OVERDUE)? {
         }
-        self.housekeeping.keep(&self.deliverer, &self.config)?;
-        Ok(())
+        self.keep_house()
     }
 
     /// Waits for what is in the relays' hands, and a while for marks under way. What a relay took is
     /// written down even if the work ended for an error.
     fn end(mut self, mut worked: outbox::Result<()>) -> outbox::Result<Summary> {
+        self.monitor.stopping();
         while !self.in_hand.is_empty() {
             worked = worked.and(self.wait(Instant::now() + LOOK_AGAIN));
         }
@@ -227,6 +236,7 @@ impl<'a> Service<'a> {
         {}
         self.summary.unmarked = self.unmarked.len();
         self.summary.relay_trouble = self.relays.all_rest();
+        self.monitor.ended(&self.deliverer);
         worked.map(|()| self.summary)
     }
 
@@ -256,7 +266,8 @@ impl<'a> Service<'a> {
         self.look_at = self.looked + LOOK_AGAIN;
         let snapshot = self.deliverer.outbox().scan()?;
         self.warn_of_oddities(&snapshot);
-        self.housekeeping.watch_room(&self.deliverer, &self.config)?;
+        let lack = self.housekeeping.watch_room(&self.deliverer, &self.config)?;
+        self.monitor.room(lack);
         self.listen_to_marker();
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
         self.sort_out(&snapshot)?;
@@ -269,18 +280,30 @@ impl<'a> Service<'a> {
     /// Sees to each mail as its state asks, and notes those to relay now.
     fn sort_out(&mut self, snapshot: &Snapshot) -> outbox::Result<()> {
         let now = outbox::now();
-        let mut decided = Vec::new();
+        let (mut decided, mut counted) = (Vec::new(), Vec::new());
         self.due.clear();
         for (id, entry) in &snapshot.entries {
-            if self.unmarked.contains_key(id) || self.in_hand.contains_key(id) {
+            let mut count = |state| counted.push((state, id.written_at()));
+            if self.unmarked.contains_key(id) {
+                count(StateName::Accepted);
+                continue;
+            }
+            if self.in_hand.contains_key(id) {
+                count(StateName::Queued);
                 continue;
             }
             let mut record = None;
             if entry.record {
-                let Some(read) = self.readable(id, |outbox| outbox.record(id)) else { continue };
+                let Some(read) = self.readable(id, |outbox| outbox.record(id)) else {
+                    count(StateName::Failed);
+                    continue;
+                };
                 record = read;
             }
             let state = entry.state(record.as_ref());
+            if entry.sidecar {
+                count(state_name(&state, record.as_ref()));
+            }
             if let (State::Foreign, Some(mail)) = (&state, &entry.mail) {
                 self.warn_of_foreign(id, mail);
                 continue;
@@ -304,6 +327,7 @@ impl<'a> Service<'a> {
                 self.due.insert((suspect, id.clone()), (file.clone(), record));
             }
         }
+        self.monitor.looked(counted.into_iter().collect());
         self.write_down(decided)
     }
 
@@ -431,7 +455,9 @@ impl<'a> Service<'a> {
 
     /// Waits until something happens or the time has come, and sees to all that has happened.
     fn wait(&mut self, until: Instant) -> outbox::Result<()> {
+        self.monitor.lives();
         let wait = until.saturating_duration_since(Instant::now());
+        let wait = self.monitor.interval().map_or(wait, |interval| wait.min(interval));
         let Ok(first) = self.events.recv_timeout(wait) else { return Ok(()) };
         // All that is here: the records of many mails are made durable together.
         let events: Vec<Event> = std::iter::once(first).chain(self.events.try_iter()).collect();
@@ -457,12 +483,16 @@ impl<'a> Service<'a> {
                 Event::Look => self.look = true,
                 Event::Stop => {}
                 Event::Reload => self.reload(),
-                Event::NotMarked => {
+                Event::NotMarked(away) => {
                     takes_marks = false;
                     self.hear();
+                    if away.is_some() {
+                        self.monitor.database(away);
+                    }
                 }
                 Event::Marked(ids) => {
                     self.hear();
+                    self.monitor.marked(ids.len());
                     done = done.and(self.finish(ids));
                 }
                 Event::Report(report) => match self.take_back(*report) {
@@ -480,8 +510,14 @@ impl<'a> Service<'a> {
         let Report { id, turn, came, session, took, lock } = report;
         let InHand { known, mut record, .. } = self.in_hand.remove(&id).expect("it was in hand");
         match &came {
-            Came::NoSession(trouble) => self.relays.end_without_session(&turn, trouble),
-            Came::Tried(_, attempt) => self.relays.end(&turn, Some(attempt), session),
+            Came::NoSession(trouble) => {
+                self.monitor.no_session(turn.relay());
+                self.relays.end_without_session(&turn, trouble);
+            }
+            Came::Tried(_, attempt) => {
+                self.monitor.tried(turn.relay(), attempt);
+                self.relays.end(&turn, Some(attempt), session);
+            }
             _ => self.relays.end(&turn, None, session),
         }
         let offered = record.offered_at.take().is_some();
@@ -602,6 +638,7 @@ impl<'a> Service<'a> {
             }
             // There is no event to wait for when a disk has room again.
             std::thread::sleep(RECORD_AGAIN);
+            self.monitor.lives();
         }
     }
 
@@ -687,12 +724,20 @@ impl<'a> Service<'a> {
 
     /// Reads the configuration anew. One that can't be used changes nothing.
     fn reload(&mut self) {
+        self.monitor.reloading();
         match self.try_reload() {
             Ok(()) => info!(relays = self.relays.names().join(" "), "configuration read anew"),
             Err(failure) => {
                 error!("the configuration can't be used, and the old one stays: {failure}");
             }
         }
+        self.monitor.ready();
+    }
+
+    fn keep_house(&mut self) -> outbox::Result<()> {
+        let removed = self.housekeeping.keep(&self.deliverer, &self.config)?;
+        self.monitor.archive_removed(removed);
+        Ok(())
     }
 
     fn try_reload(&mut self) -> Result<(), Failure> {
@@ -710,6 +755,7 @@ impl<'a> Service<'a> {
         database.password()?;
         self.relays.configure(config.smtp()?, &config.delivery)?;
         self.marker.connect_anew(database);
+        logging::set_level(config.logging_level);
         self.config = config;
         self.look = true;
         Ok(())

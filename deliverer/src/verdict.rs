@@ -238,6 +238,7 @@ mod tests {
             refusal: None,
             reusable: trouble.is_none(),
             trouble,
+            phases: Vec::new(),
         }
     }
 

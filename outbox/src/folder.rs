@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use maildir::Maildir;
 
@@ -15,6 +16,9 @@ use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sideca
 /// Folders: owner and group may do all, and what is made inside belongs to the group, so that
 /// two system users of one group can share the outbox.
 const FOLDER_MODE: u32 = 0o2770;
+
+/// How long a lock may be shared by those who only look whether it is held: an instant each.
+const LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// An outbox on disk. Reading needs no lock; writing needs [`Outbox::lock_generator`] or
 /// [`Outbox::lock_deliverer`].
@@ -221,7 +225,10 @@ impl Outbox {
 
     /// Takes the deliverer's lock. `None` if another process holds it.
     pub fn lock_deliverer(&self) -> Result<Option<Deliverer<'_>>> {
-        Ok(Lock::take(self.records())?.map(|lock| Deliverer::new(self, lock)))
+        let Some(lock) = Lock::take(self.records())? else { return Ok(None) };
+        // What the last one said of itself, if it was killed, is not true of this one.
+        disk::remove(&self.service_path())?;
+        Ok(Some(Deliverer::new(self, lock)))
     }
 }
 
@@ -236,10 +243,23 @@ pub(crate) struct Lock {
 impl Lock {
     fn take(path: PathBuf) -> Result<Option<Self>> {
         let folder = File::open(&path).map_err(Error::io("open", &path))?;
-        match folder.try_lock() {
-            Ok(()) => Ok(Some(Self { folder, path })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        let until = Instant::now() + LOOKED_AT;
+        loop {
+            match folder.try_lock() {
+                Ok(()) => return Ok(Some(Self { folder, path })),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+            }
+            // Held, or only looked at?
+            match folder
+                .try_lock_shared()
+                .and_then(|()| folder.unlock().map_err(TryLockError::Error))
+            {
+                Ok(()) => std::thread::sleep(LOOKED_AT / 100),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+            }
         }
     }
 

@@ -37,6 +37,7 @@ mod publish;
 mod rename;
 mod room;
 mod scan;
+mod service;
 mod sidecar;
 mod withdrawal;
 

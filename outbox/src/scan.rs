@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::mail_file::parse_file_name;
+use crate::service::SERVICE_FILE;
 use crate::{
     DeliveryRecord, DeliveryState, Error, Flags, MailFile, MailId, Outbox, Place, Result,
     Sha256Digest, Sidecar, disk,
@@ -273,7 +274,7 @@ impl Snapshot {
     /// that our files have before they are in place.
     fn json_of(&mut self, folder: &Path, name: &OsStr) -> Option<MailId> {
         let id = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
-        if id.is_none() && !disk::is_temporary(name) {
+        if id.is_none() && !disk::is_temporary(name) && name != SERVICE_FILE {
             self.oddity(folder.join(name), "its name is not <mail id>.json");
         }
         id

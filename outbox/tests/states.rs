@@ -577,6 +577,53 @@ fn a_lock_can_not_be_taken_away_from_under_its_holder() {
 }
 
 #[test]
+fn a_deliverer_is_seen_by_its_lock_and_not_by_what_it_left() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Said {
+        version: u32,
+        words: String,
+    }
+    let said = || Said { version: 1, words: "all is well".into() };
+    let case = case();
+    let heard = || case.outbox.said::<Said>().unwrap();
+    assert!(!case.outbox.deliverer_runs().unwrap());
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert!(case.outbox.deliverer_runs().unwrap());
+    assert_eq!(heard(), None);
+    deliverer.say(&said()).unwrap();
+    assert_eq!(heard(), Some(said()));
+    assert!(case.outbox.scan().unwrap().oddities.is_empty());
+    // Killed.
+    drop(deliverer);
+    assert!(case.outbox.records().join(".service.json").exists());
+    assert_eq!(heard(), None);
+    // The next one has not said anything yet.
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    assert_eq!(heard(), None);
+    deliverer.say(&said()).unwrap();
+    deliverer.say_nothing().unwrap();
+    assert_eq!(heard(), None);
+}
+
+#[test]
+fn who_looks_for_a_deliverer_keeps_none_from_starting() {
+    let case = case();
+    let looking = std::fs::File::open(case.outbox.records()).unwrap();
+    looking.try_lock_shared().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            looking.unlock().unwrap();
+        });
+        assert!(case.outbox.lock_deliverer().unwrap().is_some());
+    });
+    let _deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    let began = std::time::Instant::now();
+    assert!(case.outbox.lock_deliverer().unwrap().is_none());
+    assert!(began.elapsed() < std::time::Duration::from_millis(900), "told at once");
+}
+
+#[test]
 fn a_foreign_mail_is_never_touched() {
     let case = case();
     let id = case.published();

@@ -88,20 +88,27 @@ fn unavailable(error: outbox::Error) -> Failure {
     Failure::Unavailable(anyhow!("{}", explain(&error)))
 }
 
+/// The state of a mail in an operator's words.
+pub fn state_name(state: &State, record: Option<&DeliveryRecord>) -> StateName {
+    match state {
+        State::Held => match record {
+            Some(record) if record.state == DeliveryState::Review => StateName::Held,
+            Some(record) if record.was_held() => StateName::Failed,
+            _ => StateName::Held,
+        },
+        State::Deferred { .. } => StateName::Deferred,
+        State::Withdrawn => StateName::Withdrawn,
+        State::Accepted => StateName::Accepted,
+        _ => StateName::Queued,
+    }
+}
+
 impl Listed {
     /// The state in an operator's words.
     pub fn state_name(&self) -> StateName {
         match &self.state {
             _ if self.sidecar.is_err() => StateName::Failed,
-            State::Held => match &self.record {
-                Some(record) if record.state == DeliveryState::Review => StateName::Held,
-                Some(record) if record.was_held() => StateName::Failed,
-                _ => StateName::Held,
-            },
-            State::Deferred { .. } => StateName::Deferred,
-            State::Withdrawn => StateName::Withdrawn,
-            State::Accepted => StateName::Accepted,
-            _ => StateName::Queued,
+            state => state_name(state, self.record.as_ref()),
         }
     }
 

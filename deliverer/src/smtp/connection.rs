@@ -40,6 +40,8 @@ pub struct Connection {
     pub(super) state: State,
     /// Whether a mail was begun on it.
     pub(super) used: bool,
+    /// How long each phase took so far.
+    phases: Vec<(Phase, Duration)>,
 }
 
 /// Whether the connection can take a MAIL.
@@ -78,6 +80,7 @@ impl Connection {
                 Some((config, name))
             }
         };
+        let begun = Instant::now();
         let link = Link::connect(&relay.host, relay.port, deadlines.connect)
             .map_err(|error| trouble(Phase::Connect, Cause::Unreachable(error.to_string())))?;
         let mut connection = Self {
@@ -88,6 +91,7 @@ impl Connection {
             hidden: Vec::new(),
             state: State::Ready,
             used: false,
+            phases: vec![(Phase::Connect, begun.elapsed())],
         };
         match tls {
             None => connection.greet(&relay.hello_name)?,
@@ -123,6 +127,20 @@ impl Connection {
     /// Whether the relay has closed this connection meanwhile, or said something unasked: then it is of no more use.
     pub fn is_idle_closed(&mut self) -> bool {
         self.state == State::Closed || self.expect_silence(Phase::Mail).is_err()
+    }
+
+    /// How long each phase took since this was last asked. [`send`](Connection::send) asks at its end, and puts what it
+    /// hears into its [`Attempt`](super::Attempt).
+    pub fn take_phases(&mut self) -> Vec<(Phase, Duration)> {
+        std::mem::take(&mut self.phases)
+    }
+
+    fn took(&mut self, phase: Phase, begun: Instant) {
+        let more = begun.elapsed();
+        match self.phases.iter_mut().find(|(known, _)| *known == phase) {
+            Some((_, time)) => *time += more,
+            None => self.phases.push((phase, more)),
+        }
     }
 
     fn greet(&mut self, hello_name: &ClientId) -> Result<(), RelayTrouble> {
@@ -171,7 +189,10 @@ impl Connection {
         debug_assert!(self.received.is_empty(), "plaintext never survives the beginning of TLS");
         self.capabilities = Capabilities::default();
         let deadline = self.deadline(Phase::Tls);
-        self.link.start_tls(config, name, deadline).map_err(|error| self.fail(Phase::Tls, error))
+        let begun = Instant::now();
+        let agreed = self.link.start_tls(config, name, deadline);
+        self.took(Phase::Tls, begun);
+        agreed.map_err(|error| self.fail(Phase::Tls, error))
     }
 
     /// Says one command and hears its reply, which isn't 421.
@@ -188,7 +209,10 @@ impl Connection {
     /// Says one command, or a group of them (RFC 2920), when no reply is outstanding.
     pub(super) fn say(&mut self, phase: Phase, commands: &str) -> Result<(), RelayTrouble> {
         self.expect_silence(phase)?;
-        match self.link.write_all(commands.as_bytes(), self.deadline(phase)) {
+        let begun = Instant::now();
+        let written = self.link.write_all(commands.as_bytes(), self.deadline(phase));
+        self.took(phase, begun);
+        match written {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(self.fail(phase, error)),
             // A connection that broke may still hold the relay's last words: hearing finds them, or how it broke.
             Err(_) | Ok(()) => Ok(()),
@@ -197,7 +221,10 @@ impl Connection {
 
     /// Hears one reply. 421 ends the connection, and is an error whatever the phase.
     pub(super) fn hear(&mut self, phase: Phase, deadline: Instant) -> Result<Reply, RelayTrouble> {
-        let reply = self.read_reply(deadline).map_err(|cause| self.fail(phase, cause))?;
+        let begun = Instant::now();
+        let read = self.read_reply(deadline);
+        self.took(phase, begun);
+        let reply = read.map_err(|cause| self.fail(phase, cause))?;
         let reply = self.hidden.iter().fold(reply, |reply, secret| reply.without(secret));
         debug!(?phase, %reply);
         match Meaning::of(&reply) {
@@ -238,9 +265,15 @@ impl Connection {
     /// Stops early when the relay speaks early: it has made up its mind. So it listens after each piece, and while the
     /// relay doesn't read.
     pub(super) fn hand_over(&mut self, wire: &[u8], limit: Duration) -> Result<(), HandOver> {
+        let begun = Instant::now();
+        let handed = self.hand_over_until(wire, begun + limit);
+        self.took(Phase::Message, begun);
+        handed
+    }
+
+    fn hand_over_until(&mut self, wire: &[u8], deadline: Instant) -> Result<(), HandOver> {
         const PIECE: usize = 64 * 1024;
         const LISTEN_EVERY: Duration = Duration::from_millis(500);
-        let deadline = Instant::now() + limit;
         let mut handed = 0;
         while handed < wire.len() {
             if !self.is_silent() {

@@ -1,8 +1,14 @@
 //! What became of a mail, recipient by recipient, and the one place that says what a reply means for it.
 
+use std::time::Duration;
+
 use lettre::{Address, address::Envelope};
 
-use super::{message::Refusal, reply::Reply, trouble::RelayTrouble};
+use super::{
+    message::Refusal,
+    reply::Reply,
+    trouble::{Phase, RelayTrouble},
+};
 
 /// What became of the mail for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +46,9 @@ pub struct Attempt {
     pub trouble: Option<RelayTrouble>,
     /// Whether the connection can carry another mail. It says RSET itself where that is needed.
     pub reusable: bool,
+    /// How long each phase took since the last attempt over this connection, or, for its first, since it began to open.
+    /// Of commands that went out together, the first has the time until its reply, and the others what they added.
+    pub phases: Vec<(Phase, Duration)>,
 }
 
 impl Attempt {
@@ -49,7 +58,7 @@ impl Attempt {
             .iter()
             .map(|address| Recipient { address: address.clone(), outcome: Outcome::Open })
             .collect();
-        Self { recipients, refusal: None, trouble: None, reusable: true }
+        Self { recipients, refusal: None, trouble: None, reusable: true, phases: Vec::new() }
     }
 
     /// Whether the relay may have taken the mail for a recipient without us knowing.

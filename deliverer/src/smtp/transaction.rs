@@ -64,6 +64,7 @@ impl Connection {
             }
         }
         attempt.reusable = self.is_reusable();
+        attempt.phases = self.take_phases();
         attempt
     }
 

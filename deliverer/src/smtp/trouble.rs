@@ -38,6 +38,43 @@ pub enum Phase {
     Quit,
 }
 
+impl Phase {
+    /// Those that are timed, in the order of a conversation: all but QUIT, for which no mail waits.
+    pub const TIMED: [Self; 12] = [
+        Self::Connect,
+        Self::Greeting,
+        Self::Hello,
+        Self::StartTls,
+        Self::Tls,
+        Self::Auth,
+        Self::Reset,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Message,
+        Self::FinalDot,
+    ];
+
+    /// A short name, as in a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Greeting => "greeting",
+            Self::Hello => "hello",
+            Self::StartTls => "starttls",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Reset => "reset",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Message => "message",
+            Self::FinalDot => "final_dot",
+            Self::Quit => "quit",
+        }
+    }
+}
+
 impl Display for Phase {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -28,6 +28,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is too long a duration"))
 }
 
+/// A duration in the largest unit that gives a number: `45s`, `12m`, `3h`, `9d`.
+pub fn duration_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..100 => format!("{seconds}s"),
+        100..6_000 => format!("{}m", seconds / 60),
+        6_000..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// For `#[serde(deserialize_with)]`.
 pub(crate) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = <String as serde::Deserialize>::deserialize(from)?;
@@ -37,6 +48,13 @@ pub(crate) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<D
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_told_in_the_unit_that_fits() {
+        let told = [0, 99, 240, 5_999, 6_000, 172_799, 172_800]
+            .map(|seconds| duration_words(Duration::from_secs(seconds)));
+        assert_eq!(told, ["0s", "99s", "4m", "99m", "1h", "47h", "2d"]);
+    }
 
     #[test]
     fn a_duration_is_a_number_and_a_unit() {

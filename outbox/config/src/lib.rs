@@ -18,7 +18,7 @@ mod size;
 pub mod text;
 pub mod tls;
 
-pub use duration::parse_duration;
+pub use duration::{duration_words, parse_duration};
 pub use failure::Failure;
 pub use file::{ConfigError, KEYS};
 pub use rate::Rate;

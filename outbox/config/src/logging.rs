@@ -1,18 +1,23 @@
-//! The log: one line an event on standard error, as text, JSON or for the journal.
+//! The log: one line an event on standard error, as text or JSON, or an entry in the journal.
 //!
 //! Values come from events and from relays, so everything that could end a line, colour a terminal
 //! or turn text around is escaped, in every format.
 
+mod journal;
+
 use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use journal::Journal;
 
 use crate::text::one_line;
 
@@ -24,7 +29,8 @@ pub enum Format {
     Text,
     /// One JSON object.
     Json,
-    /// `<3>words key=value`: systemd's journal takes the level from the number and has a clock.
+    /// Entries of systemd's journal, with the fields as fields. Where there is none, lines
+    /// `<3>ERROR words key=value`, of which it takes the level from the number.
     Journald,
 }
 
@@ -41,32 +47,73 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Starts the log of the program: `level` and more severe of our own crates, warnings of others.
-/// Does nothing if it was started before.
-pub fn start(format: Format, level: Level) {
-    let targets = Targets::new().with_default(Level::WARN).with_targets(
-        ["outbox", "outbox_config", "outbox_generator", "outbox_deliverer"]
-            .map(|name| (name, level)),
-    );
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(format);
-    let _ = tracing_subscriber::registry().with(targets).with(layer).try_init();
+/// What is logged, as it can be changed while the program runs.
+static LEVEL: OnceLock<LevelSetting> = OnceLock::new();
+
+struct LevelSetting {
+    handle: reload::Handle<Targets, Registry>,
+    /// How often `-v` was given: that counts more than the configuration.
+    verbose: u8,
 }
 
-impl<S, N> FormatEvent<S, N> for Format
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+/// Starts the log of the program: `configured` and more severe of our own crates, or more with
+/// `verbose` of `-v`; warnings of others. Does nothing if it was started before.
+pub fn start(format: Format, verbose: u8, configured: Level) {
+    let (targets, handle) = reload::Layer::new(targets(verbose, configured));
+    let journal = if format == Format::Journald { Journal::of_the_system() } else { None };
+    let log = Log { format, journal };
+    if tracing_subscriber::registry().with(targets).with(log).try_init().is_ok() {
+        let _ = LEVEL.set(LevelSetting { handle, verbose });
+    }
+}
+
+/// Logs `configured` and more severe from now on, unless `-v` was given.
+pub fn set_level(configured: Level) {
+    if let Some(LevelSetting { handle, verbose }) = LEVEL.get() {
+        // Fails only where there is no log any more.
+        let _ = handle.reload(targets(*verbose, configured));
+    }
+}
+
+fn targets(verbose: u8, configured: Level) -> Targets {
+    let level = match verbose {
+        0 => configured,
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    Targets::new().with_default(Level::WARN).with_targets(
+        ["outbox", "outbox_config", "outbox_generator", "outbox_deliverer"]
+            .map(|name| (name, level)),
+    )
+}
+
+/// Where events go: to the journal, if there is one and it was asked for, and else to standard error.
+struct Log {
+    format: Format,
+    journal: Option<Journal>,
+}
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let now = jiff::Timestamp::now();
-        writeln!(writer, "{}", fields.line(*self, *event.metadata().level(), now))
+        let level = *event.metadata().level();
+        let taken = self.journal.as_ref().map(|journal| journal.write(level, &fields));
+        if !matches!(taken, Some(Ok(()))) {
+            let line = fields.line(self.format, level, jiff::Timestamp::now()) + "\n";
+            // Nobody reads it any more: there is nobody to tell.
+            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        }
+    }
+}
+
+/// A level as syslog numbers it.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
     }
 }
 
@@ -98,15 +145,7 @@ impl Fields {
     fn line(&self, format: Format, level: Level, now: jiff::Timestamp) -> String {
         match format {
             Format::Text => format!("{now:.3} {level:>5} {}", self.words()),
-            Format::Journald => {
-                let priority = match level {
-                    Level::ERROR => 3,
-                    Level::WARN => 4,
-                    Level::INFO => 6,
-                    _ => 7,
-                };
-                format!("<{priority}>{} {}", level, self.words())
-            }
+            Format::Journald => format!("<{}>{}", priority(level), self.journal_words(level)),
             Format::Json => {
                 let mut line = serde_json::Map::new();
                 line.insert("time".into(), format!("{now:.3}").into());
@@ -118,6 +157,11 @@ impl Fields {
                 serde_json::Value::Object(line).to_string()
             }
         }
+    }
+
+    /// A line of the journal, which has a clock of its own.
+    fn journal_words(&self, level: Level) -> String {
+        format!("{level} {}", self.words())
     }
 
     fn words(&self) -> String {
@@ -161,5 +205,18 @@ mod tests {
             assert!(!line.contains(['\n', '\u{1b}', '\u{202e}']), "{line:?}");
         }
         assert!(fields().line(Format::Journald, Level::WARN, now).starts_with("<4>WARN refused"));
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_the_program_runs_unless_v_was_given() {
+        start(Format::Text, 0, Level::ERROR);
+        assert!(!tracing::enabled!(Level::INFO));
+        set_level(Level::DEBUG);
+        assert!(tracing::enabled!(Level::DEBUG));
+        assert!(!tracing::enabled!(target: "another_crate", Level::INFO));
+        set_level(Level::ERROR);
+        assert!(!tracing::enabled!(Level::WARN));
+        assert!(targets(1, Level::ERROR).would_enable("outbox_deliverer", &Level::DEBUG));
+        assert!(targets(2, Level::ERROR).would_enable("outbox", &Level::TRACE));
     }
 }

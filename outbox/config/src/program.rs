@@ -31,12 +31,8 @@ pub struct CommonArgs {
 /// Reads the configuration, starts the log, does `command`, and tells how it ended.
 pub fn run(args: &CommonArgs, command: impl FnOnce(&Config) -> Result<(), Failure>) -> ExitCode {
     let config = Config::load(args.config.as_deref());
-    let level = match args.verbose {
-        0 => config.as_ref().map_or(Level::INFO, |config| config.logging_level),
-        1 => Level::DEBUG,
-        _ => Level::TRACE,
-    };
-    logging::start(args.log_format, level);
+    let level = config.as_ref().map_or(Level::INFO, |config| config.logging_level);
+    logging::start(args.log_format, args.verbose, level);
     match config.map_err(Failure::from).and_then(|config| command(&config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
