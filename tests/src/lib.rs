@@ -11,6 +11,7 @@
 //! | [`postfix`] | Debian's Postfix as a relay that delivers everything into a Maildir |
 //! | [`scripted_relay`] | a relay that misbehaves as told, and keeps what it got |
 //! | [`mail`] | Python's `email` and `gpg` as readers of mails |
+//! | [`mutt`] | the real mutt on an outbox, in a terminal of its own |
 //! | [`random`] | random moments that a seed repeats |
 //! | [`system`] | a free port, a copied folder |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
@@ -19,6 +20,7 @@ pub mod database;
 pub mod events;
 pub mod gnupg;
 pub mod mail;
+pub mod mutt;
 pub mod postfix;
 pub mod postgres_cluster;
 pub mod programs;

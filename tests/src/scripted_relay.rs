@@ -44,6 +44,8 @@ pub enum Act {
     HangUp,
     /// Waits for [`ScriptedRelay::go_on`], and then says what is usual.
     Hold,
+    /// Takes so long, and then says what is usual.
+    Take(Duration),
 }
 
 /// A mail whose final dot came.
@@ -393,6 +395,10 @@ impl Conversation {
                     let wait = self.shared.changed.wait_timeout(state, Duration::from_millis(50));
                     state = wait.unwrap_or_else(PoisonError::into_inner).0;
                 }
+                usually
+            }
+            Some(Act::Take(time)) => {
+                std::thread::sleep(time);
                 usually
             }
         };
