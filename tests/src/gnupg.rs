@@ -96,6 +96,17 @@ impl Gnupg {
         &self.fingerprint
     }
 
+    /// Puts the public key into another person's home, which trusts it.
+    pub fn give_public_key(&self, home: &Path) {
+        let reader = Self::new(home, self.fingerprint.clone());
+        let file = home.join("public-key");
+        fs::write(&file, self.run(&["--armor", "--export"])).expect("failed to write the key");
+        reader.run(&["--import", &file.display().to_string()]);
+        let trust = home.join("owner-trust");
+        fs::write(&trust, format!("{}:6:\n", self.fingerprint)).expect("failed to write the trust");
+        reader.run(&["--import-ownertrust", &trust.display().to_string()]);
+    }
+
     fn run(&self, arguments: &[&str]) -> String {
         let output = Command::new("gpg")
             .arg("--homedir")

@@ -12,6 +12,7 @@
 //! | [`scripted_relay`] | a relay that misbehaves as told, and keeps what it got |
 //! | [`mail`] | Python's `email` and `gpg` as readers of mails |
 //! | [`messages`] | the messages in the source of the two programs |
+//! | [`mutt`] | the real mutt on an outbox, in a terminal of its own |
 //! | [`random`] | random moments that a seed repeats |
 //! | [`system`] | a free port, a copied folder |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
@@ -21,6 +22,7 @@ pub mod events;
 pub mod gnupg;
 pub mod mail;
 pub mod messages;
+pub mod mutt;
 pub mod postfix;
 pub mod postgres_cluster;
 pub mod programs;

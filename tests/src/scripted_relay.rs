@@ -46,6 +46,8 @@ pub enum Act {
     Hold,
     /// Says what is usual, an octet at a time with this long between two.
     Dribble(Duration),
+    /// Takes so long, and then says what is usual.
+    Take(Duration),
 }
 
 /// A mail whose final dot came.
@@ -422,6 +424,10 @@ impl Conversation {
                     let wait = self.shared.changed.wait_timeout(state, Duration::from_millis(50));
                     state = wait.unwrap_or_else(PoisonError::into_inner).0;
                 }
+                usually
+            }
+            Some(Act::Take(time)) => {
+                std::thread::sleep(time);
                 usually
             }
         };

@@ -283,6 +283,16 @@ impl Site {
         command
     }
 
+    /// A shell script that runs the deliverer with this site's configuration.
+    pub fn deliverer_script(&self) -> String {
+        let config = self.config_file("deliverer");
+        format!(
+            "#!/bin/sh\nexec {} --config {} \"$@\"\n",
+            self.programs.deliverer,
+            config.display()
+        )
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -368,7 +378,8 @@ impl Site {
     }
 
     /// Every file in the outbox, ordered, each mail id shortened to the number of its ticket, the
-    /// first of the day being 1: `cur/#1:2,F`, `sidecar/#1.json`.
+    /// first of the day being 1: `cur/#1:2,F`, `sidecar/#1.json`. How often a program changed a mail's
+    /// flags, which stands behind the id, is left out.
     pub fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let root = self.outbox();

@@ -167,7 +167,7 @@ mod tests {
             "recipients": {to: {"state": "deferred", "reply": reply}},
         }))
         .unwrap();
-        let flags = Flags::from(if number == 10_000_002 { "r" } else { "" });
+        let flags = Flags::default();
         let file = MailFile { place: Place::Cur, file_name: id.clone().into(), flags };
         Listed {
             id: id.parse().unwrap(),
@@ -192,7 +192,7 @@ mod tests {
             [
                 "TICKET            AGE STATE    TRY NEXT RECIPIENT                LAST REPLY",
                 "20261125-10000001 60m deferred   3   5m abuse@isp.example        450 4.2.0 grey…",
-                "20261125-10000002 60m deferred   3  now aaaaaaaaaaaaaaaaaaaaaaa… 452 452 452 45…",
+                "20261125-10000002 60m deferred   3   5m aaaaaaaaaaaaaaaaaaaaaaa… 452 452 452 45…",
                 "2 deferred",
             ]
         );
