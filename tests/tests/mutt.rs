@@ -45,7 +45,7 @@ fn reading_changes_nothing_and_the_signature_is_shown_as_good() {
 
     assert_eq!((self::mails(&site), site.sidecars()), (mails, sidecars));
     let list = site.deliverer(&["list", "--state", "queued"]).expect(0).stdout;
-    assert_eq!(list.lines().count(), 4, "{list}");
+    assert!(list.ends_with("3 queued\n"), "{list}");
     site.deliverer(&["run", "--once"]).expect(0).without("WARN");
     assert_eq!(relay.received().len(), 3);
     assert_eq!(site.files(), ["sent/cur/#1:2,S", "sent/cur/#2:2,S", "sent/cur/#3:2,S"]);
@@ -170,7 +170,7 @@ fn the_keys_work_while_the_mail_is_shown_and_one_shows_what_the_deliverer_knows(
     mutt.wait_for("1 held");
     mutt.keys(&["S"]);
     let shown = mutt.wait_for("Press any key");
-    assert!(shown.contains("rejected: 550 5.1.1 no such user here"), "{shown}");
+    assert!(shown.contains("550 5.1.1 no such user"), "{shown}");
     mutt.keys(&["Space"]);
     mutt.wait_for("-Mutt: ");
     mutt.keys(&["Enter"]);
