@@ -5,7 +5,8 @@
 
 use std::process;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use tracing::debug;
 use crate::event::Event;
 use crate::relays::{Session, Turn};
 use crate::smtp::{
-    Address, Attempt, Connection, Deadlines, Envelope, Relay, RelayTrouble, SendOptions,
+    Address, Attempt, Cause, Connection, Deadlines, Envelope, Phase, Relay, RelayTrouble,
+    SendOptions,
 };
 
 /// What an attempt needs.
@@ -34,6 +36,11 @@ pub struct Task {
     pub relay: Arc<Relay>,
     /// A session with it, if there is one.
     pub session: Option<Session>,
+    /// Whether the program is to end: then nothing more is offered to a relay.
+    pub stop: Arc<AtomicBool>,
+    /// Set before the mail is offered to the relay. Until then nobody needs to wait for the report of
+    /// an attempt that is to stop.
+    pub offered: Arc<AtomicBool>,
 }
 
 /// What came of it.
@@ -75,12 +82,28 @@ pub struct Found {
 }
 
 /// Begins an attempt. It ends with an [`Event::Report`].
-pub fn start(task: Task, report: Sender<Event>) {
-    thread::spawn(move || {
+pub fn start(task: Task, report: &Sender<Event>) {
+    let (give, take) = channel();
+    let sender = report.clone();
+    let started = thread::Builder::new().spawn(move || {
         let _guard = Guard;
+        let Ok(task) = take.recv() else { return };
         // Nobody listens any more only if the program ends.
-        let _ = report.send(Event::Report(Box::new(attempt(task))));
+        let _ = sender.send(Event::Report(Box::new(attempt(task))));
     });
+    match started {
+        // It waits for that.
+        Ok(_) => _ = give.send(task),
+        Err(error) => {
+            let cause = Cause::Unreachable(format!("no thread for it: {error}"));
+            let trouble = RelayTrouble { phase: Phase::Connect, cause, stale: false };
+            let Task { id, turn, .. } = task;
+            let came = Came::NoSession(trouble);
+            let no_thread =
+                Report { id, turn, came, session: None, took: Duration::ZERO, lock: None };
+            let _ = report.send(Event::Report(Box::new(no_thread)));
+        }
+    }
 }
 
 /// Without its report a mail would be in hand for ever, and nobody would notice. The program can be
@@ -97,7 +120,7 @@ impl Drop for Guard {
 
 fn attempt(task: Task) -> Report {
     let begun = Instant::now();
-    let Task { outbox, id, known, closed, turn, relay, session } = task;
+    let Task { outbox, id, known, closed, turn, relay, session, stop, offered } = task;
     let report = |came, session, lock| {
         let took = begun.elapsed();
         Report { id: id.clone(), turn, came, session, took, lock }
@@ -121,6 +144,11 @@ fn attempt(task: Task) -> Report {
         Ok(envelope) => envelope,
         Err(reason) => return report(Came::Unfit(found, reason), Some(session), Some(lock)),
     };
+    // In this order: who said "stop" and then sees nothing offered can be sure that nothing will be.
+    offered.store(true, Ordering::SeqCst);
+    if stop.load(Ordering::SeqCst) {
+        return report(Came::NotNow, Some(session), Some(lock));
+    }
     let options = SendOptions { envid: Some(found.sidecar.ticket.to_string()) };
     session.mails += 1;
     let mut attempt = session.connection.send(&envelope, &bytes, &options);

@@ -37,7 +37,7 @@ pub fn listen_to_signals(stop: Arc<AtomicBool>, events: Sender<Event>) -> std::i
                 continue;
             }
             info!("told to stop: finishing the mails in hand");
-            stop.store(true, Ordering::Relaxed);
+            stop.store(true, Ordering::SeqCst);
             let _ = events.send(Event::Stop);
         }
     });

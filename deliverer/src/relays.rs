@@ -31,6 +31,10 @@ const NARROW: Duration = Duration::from_secs(60);
 /// How long a relay may sit on all the mails it has before the next relay is asked as well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the one mail that tries a relay out may take before another one does as well: it may be
+/// the mail that is slow.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// How long a session is kept without a mail for it: a relay would end it at a time of its own
 /// choosing.
 const IDLE: Duration = Duration::from_secs(2);
@@ -71,6 +75,17 @@ enum Health {
         until: Instant,
         pause: Duration,
     },
+}
+
+/// Which relay is to be asked, as far as one of them tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// This one.
+    This,
+    /// The next one: this one is in trouble, or sits on all that it has.
+    Next,
+    /// None: this one has all it may have, and will be done with some of it soon.
+    Later,
 }
 
 /// A connection, and how much it was used.
@@ -123,12 +138,15 @@ impl Relays {
     ) -> Result<(), ConfigError> {
         let known = |settings| {
             let relay = Relay::configured(settings)?;
+            let name: Arc<str> = relay.name().into();
+            // What it has in hand it still has, and its connections count.
+            let before = self.known.iter().find(|known| known.name == name);
             Ok(Known {
-                name: relay.name().into(),
                 relay: Arc::new(relay),
                 health: Health::Unknown,
                 narrow: None,
-                with_it: Vec::new(),
+                with_it: before.map(|known| known.with_it.clone()).unwrap_or_default(),
+                name,
             })
         };
         self.known = relays.iter().map(known).collect::<Result<_, ConfigError>>()?;
@@ -163,24 +181,21 @@ impl Relays {
         Some((turn, Arc::clone(&known.relay), session))
     }
 
+    /// The first relay in order that may have one more mail. If none may, one that is tried out with a
+    /// mail that takes long: it may be the mail.
     fn next(&self, now: Instant) -> Option<usize> {
         for (index, known) in self.known.iter().enumerate() {
-            let room = match known.health {
-                Health::Trouble { until, .. } if now < until => continue,
-                Health::Trouble { .. } if !known.with_it.is_empty() => continue,
-                Health::Trouble { .. } | Health::Unknown => 1,
-                Health::Works if known.narrow.is_some() => 1,
-                Health::Works => self.connections,
-            };
-            if known.with_it.len() < room {
-                return Some(index);
-            }
-            // It has all it may have. Only if it sits on all of it the next one is asked.
-            if known.with_it.iter().any(|&since| now.duration_since(since) < PATIENCE) {
-                return None;
+            match known.ask(now, self.connections) {
+                Ask::This => return Some(index),
+                Ask::Next => {}
+                Ask::Later => break,
             }
         }
-        None
+        self.known.iter().position(|known| {
+            known.narrow.is_none()
+                && known.is_tried_out_slowly(now)
+                && known.with_it.len() < self.connections
+        })
     }
 
     /// Ends a turn. `attempt` is what came of it, where the relay was asked at all; `session` what
@@ -211,13 +226,11 @@ impl Relays {
 
     /// Whether the turn is one of the present relays'.
     fn give_back(&mut self, turn: &Turn) -> bool {
-        let current = turn.generation == self.generation;
-        if current {
-            let with_it = &mut self.known[turn.index].with_it;
-            let at = with_it.iter().position(|&since| since == turn.since);
-            at.map(|at| with_it.swap_remove(at));
+        if let Some(known) = self.known.iter_mut().find(|known| known.name == turn.name) {
+            let at = known.with_it.iter().position(|&since| since == turn.since);
+            at.map(|at| known.with_it.swap_remove(at));
         }
-        current
+        turn.generation == self.generation
     }
 
     fn learn(&mut self, turn: &Turn, trouble: Option<&RelayTrouble>, too_many: bool) {
@@ -251,8 +264,9 @@ impl Relays {
                 Health::Trouble { until, .. } => Some(until),
                 _ => None,
             };
-            let patience = known.with_it.iter().max().map(|&since| since + PATIENCE);
-            [pause, patience, known.narrow].into_iter().flatten()
+            let patience = known.with_it.iter().map(|&since| since + PATIENCE);
+            let slow = known.with_it.iter().map(|&since| since + SLOW);
+            [pause, known.narrow].into_iter().flatten().chain(patience).chain(slow)
         });
         times.filter(|&at| at > now).min()
     }
@@ -299,6 +313,53 @@ impl Known {
     /// Whether it is left alone for now.
     fn rests(&self) -> bool {
         matches!(self.health, Health::Trouble { until, .. } if Instant::now() < until)
+    }
+
+    /// Whether it is to be asked to take one more mail.
+    fn ask(&self, now: Instant, connections: usize) -> Ask {
+        let patient = |since: Instant| now.duration_since(since) < PATIENCE;
+        match self.health {
+            Health::Works => {
+                let room = if self.narrow.is_some() { 1 } else { connections };
+                if self.with_it.len() < room {
+                    Ask::This
+                } else if self.with_it.iter().any(|&since| patient(since)) {
+                    Ask::Later
+                } else {
+                    Ask::Next
+                }
+            }
+            Health::Unknown | Health::Trouble { .. } => {
+                let trial = self.trials().min();
+                if self.rests() {
+                    Ask::Next
+                } else if trial.is_none() && self.with_it.len() < connections {
+                    Ask::This
+                } else if matches!(self.health, Health::Unknown) && trial.is_some_and(patient) {
+                    Ask::Later
+                } else {
+                    Ask::Next
+                }
+            }
+        }
+    }
+
+    /// When the mails were given to it that try out whether it works. What it had in hand when it got
+    /// into trouble tells nothing, however long that takes.
+    fn trials(&self) -> impl Iterator<Item = Instant> {
+        let from = match self.health {
+            Health::Trouble { found, .. } => Some(found),
+            _ => None,
+        };
+        self.with_it.iter().copied().filter(move |&since| from.is_none_or(|from| since >= from))
+    }
+
+    /// Whether it is tried out, and all mails that do so take long.
+    fn is_tried_out_slowly(&self, now: Instant) -> bool {
+        !matches!(self.health, Health::Works)
+            && !self.rests()
+            && self.trials().next().is_some()
+            && self.trials().all(|since| now.duration_since(since) >= SLOW)
     }
 
     fn has_company(&self) -> bool {
@@ -350,7 +411,8 @@ impl Known {
 
 /// Says goodbye. Nobody waits for that.
 fn quit(session: Session) {
-    thread::spawn(move || session.connection.quit());
+    // Without a thread to be had it is closed without a word.
+    let _ = thread::Builder::new().spawn(move || session.connection.quit());
 }
 
 /// Whether a relay said of an attempt that it gets too many connections or mails.

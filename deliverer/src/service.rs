@@ -57,6 +57,15 @@ const MARKS_OVERDUE: Duration = Duration::from_secs(180);
 /// With how many troubles of the relay in a row a mail takes the blame for them.
 const BLAMED: u32 = 3;
 
+/// Over how many mails in a row a relay may break before a single run gives up.
+const BREAKS: u32 = 10;
+
+/// How many other mails pass one over which a relay got into trouble, before it has its turn.
+const PASSED: u32 = 20;
+
+/// How long somebody else may have the lock of a mail until that is told.
+const LOCKED_LONG: Duration = Duration::from_secs(60);
+
 /// How long the end waits for marks that are under way.
 const LAST_MARKS: Duration = Duration::from_secs(10);
 
@@ -78,6 +87,8 @@ pub struct Service<'a> {
     /// Whether something may have changed since the last look began, and when that was.
     look: bool,
     looked: Instant,
+    /// When the next look may begin.
+    look_from: Instant,
     /// When to look again without being told to.
     look_at: Instant,
     due: Due,
@@ -87,13 +98,20 @@ pub struct Service<'a> {
     next_by_rate: Instant,
     /// Whether the database must take marks before more is relayed.
     blocked: bool,
-    /// When the marker last spoke, or had nothing to do; and whether its silence was told.
-    heard: Instant,
-    silent: bool,
+    /// Whether the database refused marks when it was last heard of.
+    refused: bool,
+    /// When the marker last spoke, or had nothing to do. None once its silence was told.
+    heard: Option<Instant>,
     /// Relayed, and in the marker's hands; with the file's last known place.
     unmarked: HashMap<MailId, Option<MailFile>>,
     /// How often a relay got into trouble over a mail: it goes to the back of the queue.
     suspects: HashMap<MailId, u32>,
+    /// How often in a row relays broke over mails, and none went through.
+    breaks: u32,
+    /// How many mails went since the last one over which a relay had got into trouble.
+    passed: u32,
+    /// Since when somebody else has had the lock of a mail, and whether that was told.
+    locked: HashMap<MailId, (Instant, bool)>,
     warned: HashSet<PathBuf>,
     housekeeping: Housekeeping,
     summary: Summary,
@@ -104,6 +122,8 @@ struct InHand {
     known: MailFile,
     record: DeliveryRecord,
     suspect: u32,
+    /// Whether the relay has heard of it.
+    offered: Arc<AtomicBool>,
 }
 
 /// A mail about which something was decided, and what is to be written down of it.
@@ -154,15 +174,19 @@ impl<'a> Service<'a> {
             stop,
             look: true,
             looked: now,
+            look_from: now,
             look_at: now,
             due: Due::new(),
             in_hand: HashMap::new(),
             next_by_rate: now,
             blocked: false,
-            heard: now,
-            silent: false,
+            heard: Some(now),
             unmarked: HashMap::new(),
             suspects: HashMap::new(),
+            breaks: 0,
+            passed: 0,
+            refused: false,
+            locked: HashMap::new(),
             warned: HashSet::new(),
             housekeeping: Housekeeping::default(),
             summary: Summary::default(),
@@ -204,29 +228,41 @@ impl<'a> Service<'a> {
         while !self.stopping() {
             let rest = self.dispatch()?;
             match rest {
-                Rest::Nothing | Rest::Relays if self.in_hand.is_empty() => break,
+                Rest::Nothing if self.in_hand.is_empty() => break,
+                // Over a mail that breaks the relay the others wait for a moment only.
+                Rest::Relays if self.in_hand.is_empty() && !(1..=BREAKS).contains(&self.breaks) => {
+                    self.summary.relay_trouble = true;
+                    break;
+                }
                 Rest::Marks if self.in_hand.is_empty() => {
                     if !self.wait_for_marks(MARKS_OVERDUE)? {
                         return Ok(());
                     }
                 }
                 _ => {
-                    let until = self.wake_at(rest);
-                    self.wait(until)?;
+                    // It looks only once.
+                    let until = self.turn_at(rest);
+                    self.wait(until.unwrap_or_else(|| Instant::now() + LOOK_AGAIN))?;
                 }
             }
         }
+        self.summary.relay_trouble |= self.relays.all_rest();
         while !self.stopping() && !self.unmarked.is_empty() && self.wait_for_marks(MARKS_OVERDUE)? {
         }
         self.keep_house()
     }
 
-    /// Waits for what is in the relays' hands, and a while for marks under way. What a relay took is
+    /// Waits for what the relays have heard of, and a while for marks under way. What a relay took is
     /// written down even if the work ended for an error.
     fn end(mut self, mut worked: outbox::Result<()>) -> outbox::Result<Summary> {
         self.monitor.stopping();
-        while !self.in_hand.is_empty() {
+        self.stop.store(true, Ordering::SeqCst);
+        while self.in_hand.values().any(|mail| mail.offered.load(Ordering::SeqCst)) {
             worked = worked.and(self.wait(Instant::now() + LOOK_AGAIN));
+        }
+        for (_, InHand { mut record, .. }) in std::mem::take(&mut self.in_hand) {
+            let offered = record.offered_at.take().is_some();
+            worked = worked.and(self.unoffer(record, offered).map(drop));
         }
         self.relays.disconnect();
         let until = Instant::now() + LAST_MARKS;
@@ -235,24 +271,24 @@ impl<'a> Service<'a> {
             && self.wait_for_marks(until.saturating_duration_since(Instant::now()))?
         {}
         self.summary.unmarked = self.unmarked.len();
-        self.summary.relay_trouble = self.relays.all_rest();
         self.monitor.ended(&self.deliverer);
         worked.map(|()| self.summary)
     }
 
     fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::SeqCst)
     }
 
     fn is_time_to_look(&self) -> bool {
         let now = Instant::now();
-        now >= self.look_at || (self.look && now >= self.rung_at())
+        (self.look || now >= self.look_at) && now >= self.earliest()
     }
 
-    /// When the doorbell is heeded.
-    fn rung_at(&self) -> Instant {
+    /// When the next look may begin. A look at many mails takes its time, and thousands can become due
+    /// one after the other: most of the time is for relaying them.
+    fn earliest(&self) -> Instant {
         if self.due.is_empty() && self.in_hand.is_empty() {
-            self.looked
+            self.look_from
         } else {
             self.looked + BUSY
         }
@@ -270,10 +306,13 @@ impl<'a> Service<'a> {
         self.monitor.room(lack);
         self.listen_to_marker();
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
+        self.locked.retain(|id, _| snapshot.entries.contains_key(id));
         self.sort_out(&snapshot)?;
         if !self.due.is_empty() {
             self.deliverer.try_recording()?;
         }
+        let cost = self.looked.elapsed();
+        self.look_from = self.looked + (cost * 10).min(BUSY);
         Ok(())
     }
 
@@ -312,14 +351,20 @@ impl<'a> Service<'a> {
                 self.go_on_from(id, record, entry.mail.clone())?;
                 continue;
             }
-            let (State::Queued | State::Deferred { .. }, Some(file)) = (&state, &entry.mail) else {
+            let (State::Queued | State::Deferred { .. } | State::Held, Some(file)) =
+                (&state, &entry.mail)
+            else {
                 continue;
             };
+            // These two count for a mail that is flagged already as well: whoever clears the flag
+            // then has looked at it.
             if record.as_ref().is_some_and(|record| record.offered_at.is_some()) {
                 decided.extend(self.decide(id, file, record, verdict::interrupted));
             } else if record.is_none() && self.config.review.hold_new {
                 let for_review = |record, _: &Circumstances<'_>| verdict::for_review(record);
                 decided.extend(self.decide(id, file, record, for_review));
+            } else if state == State::Held {
+                // A person, and no program, decides.
             } else if let Some(until) = self.not_before(id, &state, record.as_ref(), now) {
                 self.look_again_at(until);
             } else {
@@ -378,7 +423,8 @@ impl<'a> Service<'a> {
     /// Begins attempts for what is due, as many as are allowed now. Says why not more.
     fn dispatch(&mut self) -> outbox::Result<Rest> {
         let rest = self.begin_attempts()?;
-        let blocked = rest == Rest::Marks;
+        // Otherwise they are only under way.
+        let blocked = rest == Rest::Marks && self.refused;
         if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
             let unmarked = self.unmarked.len();
             warn!(
@@ -413,21 +459,26 @@ impl<'a> Service<'a> {
             }
             let (known, record) = self.due.remove(&next).expect("it was just there");
             let (suspect, id) = next;
+            self.passed = if suspect > 0 { 0 } else { self.passed + 1 };
             let mut record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
             if record.was_held() {
                 record.reopen();
             }
             if self.config.delivery.uncertain == Uncertain::Hold {
                 record.offered_at = Some(outbox::now());
-                self.record(std::slice::from_ref(&record))?;
+                self.deliverer.record(std::slice::from_ref(&record))?;
             }
             let closed = record.recipients.iter();
             let closed = closed.filter(|(_, outcome)| outcome.state != RecipientState::Deferred);
             let closed = closed.map(|(address, _)| address.clone()).collect();
-            self.in_hand.insert(id.clone(), InHand { known: known.clone(), record, suspect });
+            let offered = Arc::new(AtomicBool::new(false));
+            let in_hand =
+                InHand { known: known.clone(), record, suspect, offered: Arc::clone(&offered) };
+            self.in_hand.insert(id.clone(), in_hand);
             let outbox = self.deliverer.outbox().clone();
-            let task = Task { outbox, id, known, closed, turn, relay, session };
-            attempt::start(task, self.report.clone());
+            let stop = Arc::clone(&self.stop);
+            let task = Task { outbox, id, known, closed, turn, relay, session, stop, offered };
+            attempt::start(task, &self.report);
         }
         Ok(Rest::Nothing)
     }
@@ -435,22 +486,28 @@ impl<'a> Service<'a> {
     /// The mail to relay next. Of those over which a relay got into trouble only one is in hand at a
     /// time: whatever is wrong with them must not keep all connections busy.
     fn next_due(&self) -> Option<(u32, MailId)> {
-        let next = self.due.keys().next()?;
-        let suspect_in_hand = || self.in_hand.values().any(|mail| mail.suspect > 0);
-        (next.0 == 0 || !suspect_in_hand()).then(|| next.clone())
+        let suspect_in_hand = self.in_hand.values().any(|mail| mail.suspect > 0);
+        // New mails may keep coming.
+        let passed = self
+            .due
+            .keys()
+            .next_back()
+            .filter(|(suspect, _)| *suspect > 0 && !suspect_in_hand && self.passed >= PASSED);
+        let next = passed.or_else(|| self.due.keys().next())?;
+        (next.0 == 0 || !suspect_in_hand).then(|| next.clone())
     }
 
     /// When there is something to do although nothing happens.
     fn wake_at(&mut self, rest: Rest) -> Instant {
-        let mut until = self.look_at;
-        if self.look {
-            until = until.min(self.rung_at());
-        }
-        if rest == Rest::Rate {
-            until = until.min(self.next_by_rate);
-        }
+        let until = if self.look { self.looked } else { self.look_at }.max(self.earliest());
+        self.turn_at(rest).map_or(until, |turn| until.min(turn))
+    }
+
+    /// When a mail may be given to a relay, or a session has to be closed, although nothing happens.
+    fn turn_at(&mut self, rest: Rest) -> Option<Instant> {
+        let rate = (rest == Rest::Rate).then_some(self.next_by_rate);
         let turn = self.relays.next_turn().filter(|_| !self.due.is_empty());
-        [self.relays.tidy(), turn].into_iter().flatten().fold(until, Instant::min)
+        [self.relays.tidy(), turn, rate].into_iter().flatten().min()
     }
 
     /// Waits until something happens or the time has come, and sees to all that has happened.
@@ -485,12 +542,14 @@ impl<'a> Service<'a> {
                 Event::Reload => self.reload(),
                 Event::NotMarked(away) => {
                     takes_marks = false;
+                    self.refused = true;
                     self.hear();
                     if away.is_some() {
                         self.monitor.database(away);
                     }
                 }
                 Event::Marked(ids) => {
+                    self.refused = false;
                     self.hear();
                     self.monitor.marked(ids.len());
                     done = done.and(self.finish(ids));
@@ -512,13 +571,26 @@ impl<'a> Service<'a> {
         match &came {
             Came::NoSession(trouble) => {
                 self.monitor.no_session(turn.relay());
+                self.breaks = 0;
                 self.relays.end_without_session(&turn, trouble);
             }
             Came::Tried(_, attempt) => {
                 self.monitor.tried(turn.relay(), attempt);
                 self.relays.end(&turn, Some(attempt), session);
+                let broke = attempt.trouble.as_ref().is_some_and(RelayTrouble::may_be_the_mails);
+                self.breaks = if broke { self.breaks + 1 } else { 0 };
+                if attempt.trouble.is_none() {
+                    self.suspects.remove(&id);
+                }
             }
             _ => self.relays.end(&turn, None, session),
+        }
+        if !matches!(came, Came::Tried(..)) {
+            // No relay was offered it.
+            self.next_by_rate = Instant::now();
+        }
+        if lock.is_some() {
+            self.locked.remove(&id);
         }
         let offered = record.offered_at.take().is_some();
         let before = record.clone();
@@ -527,6 +599,9 @@ impl<'a> Service<'a> {
             Came::NotNow => {
                 // What changed rings. A lock that is let go of does not.
                 self.look_at = self.look_at.min(Instant::now() + BUSY);
+                if lock.is_none() {
+                    self.warn_of_lock(&id);
+                }
                 return self.unoffer(before, offered);
             }
             Came::Unreadable(error) => {
@@ -561,8 +636,11 @@ impl<'a> Service<'a> {
         record: DeliveryRecord,
         offered: bool,
     ) -> outbox::Result<Option<Decided>> {
-        if offered {
-            self.record(&[record])?;
+        if offered && matches!(self.deliverer.outbox().sidecar(&record.id), Ok(None)) {
+            // Taken back meanwhile: then what was written down for the attempt is left over.
+            remove_leftovers(&self.deliverer)?;
+        } else if offered {
+            self.deliverer.record(&[record])?;
         }
         Ok(None)
     }
@@ -599,8 +677,10 @@ impl<'a> Service<'a> {
                 done = done.and(self.deliverer.retried(&sidecar.id, &file));
             }
             self.summary.tell(&sidecar, &record, verdict.uncertain, took);
-            if let Some(next) = record.next_attempt_at {
-                self.look_again_at(next);
+            match record.next_attempt_at {
+                Some(next) => self.look_again_at(next),
+                // Due at once.
+                None => self.look |= record.state == DeliveryState::Deferred,
             }
             if record.state == DeliveryState::Accepted {
                 self.summary.relayed += 1;
@@ -689,16 +769,15 @@ impl<'a> Service<'a> {
     }
 
     fn hear(&mut self) {
-        self.heard = Instant::now();
-        self.silent = false;
+        self.heard = Some(Instant::now());
     }
 
     /// Tells once that the marker is stuck: a frozen server can keep it waiting for ever.
     fn listen_to_marker(&mut self) {
         if self.unmarked.is_empty() {
             self.hear();
-        } else if self.heard.elapsed() > MARKS_OVERDUE && !std::mem::replace(&mut self.silent, true)
-        {
+        } else if self.heard.is_some_and(|heard| heard.elapsed() > MARKS_OVERDUE) {
+            self.heard = None;
             let unmarked = self.unmarked.len();
             error!(unmarked, "the database neither takes marks nor refuses them: it seems frozen");
         }
@@ -757,7 +836,10 @@ impl<'a> Service<'a> {
         self.marker.connect_anew(database);
         logging::set_level(config.logging_level);
         self.config = config;
-        self.look = true;
+        // What was due by the old one need not be by the new one.
+        let now = Instant::now();
+        (self.look_at, self.look_from, self.next_by_rate) = (now, now, now);
+        self.looked = now.checked_sub(BUSY).unwrap_or(now);
         Ok(())
     }
 
@@ -781,6 +863,15 @@ impl<'a> Service<'a> {
         if self.warned.insert(PathBuf::from(id.as_str())) {
             self.summary.errors += 1;
             error!(mail = %id, "left alone until mended: {error}");
+        }
+    }
+
+    /// A person who takes a mail back has its lock for moments.
+    fn warn_of_lock(&mut self, id: &MailId) {
+        let (since, told) = self.locked.entry(id.clone()).or_insert((Instant::now(), false));
+        if since.elapsed() >= LOCKED_LONG && !std::mem::replace(told, true) {
+            let seconds = since.elapsed().as_secs();
+            warn!(mail = %id, seconds, "somebody has the lock of a mail, which waits for that");
         }
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,11 +96,13 @@ pub(crate) fn remove_temporary(folder: &Path) -> Result<()> {
 /// device fails and never blocks.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(Error::io("open", path))?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(
+            |error| match Errno::from_io_error(&error) {
+                Some(Errno::LOOP) => Error::malformed(path, "it is not a regular file"),
+                _ => Error::io("open", path)(error),
+            },
+        )?;
     let metadata = file.metadata().map_err(Error::io("stat", path))?;
     if !metadata.is_file() {
         return Err(Error::malformed(path, "it is not a regular file"));

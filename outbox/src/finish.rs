@@ -52,7 +52,10 @@ impl<'a> Deliverer<'a> {
     }
 
     /// Writes delivery records. When it returns they survive a crash.
+    ///
+    /// Fails if the outbox was replaced by another one meanwhile: there they would tell nobody.
     pub fn record(&self, records: &[DeliveryRecord]) -> Result<()> {
+        self.lock.check()?;
         let folder = self.outbox.records();
         for record in records {
             let temporary = folder.join(disk::temporary(&record.id));
@@ -96,6 +99,7 @@ impl<'a> Deliverer<'a> {
         mails: &[(MailId, Option<MailFile>)],
         archive: bool,
     ) -> Result<Vec<Finished>> {
+        self.lock.check()?;
         let kept = self.outbox.archive().join(Place::Cur.folder());
         let mut finished = Vec::with_capacity(mails.len());
         for (id, known) in mails {

@@ -9,7 +9,7 @@ use outbox_tests::events::{self, recipient};
 use outbox_tests::programs;
 use outbox_tests::programs::{Running, wait_until};
 use outbox_tests::scripted_relay::{Act, At, ScriptedRelay};
-use outbox_tests::site::{Builder, Site};
+use outbox_tests::site::{Builder, Program, Site};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -131,6 +131,82 @@ fn mails_over_which_the_relay_breaks_never_take_all_connections() {
 }
 
 #[test]
+fn a_slow_first_mail_keeps_no_other_waiting_although_the_relay_is_not_known_to_work() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 6);
+    relay.always(At::FinalDot, &recipient(1), Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    wait_until("the others are sent", || site.pending() == 1);
+    relay.go_on();
+    wait_until("all are sent", || site.pending() == 0);
+    service.terminate().expect(0).without("WARN");
+}
+
+#[test]
+fn a_slow_mail_and_trouble_over_another_one_stop_nothing() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 12);
+    relay.always(At::FinalDot, &recipient(2), Act::Hold);
+    relay.once(At::Data, &recipient(3), Act::HangUp);
+    let service = site.start_deliverer(&["run"]);
+    service.wait_for("the relay is in trouble");
+    wait_until("the others are sent", || site.pending() == 1);
+    relay.go_on();
+    wait_until("all are sent", || site.pending() == 0);
+    service.terminate().expect(0);
+}
+
+#[test]
+fn a_single_run_gets_past_a_mail_over_which_the_relay_breaks() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 5);
+    relay.always(At::Data, &recipient(1), Act::HangUp);
+    site.deliverer(&["run", "--once"]).expect(75);
+    assert_eq!(site.pending(), 1);
+}
+
+#[test]
+fn a_mail_over_which_the_relay_broke_has_its_turn_although_new_ones_keep_coming() {
+    let relay = ScriptedRelay::start();
+    let site = Site::new(programs!()).relay(relay.port()).set("delivery.connections", json!(1));
+    let site = with_mails(site, 60);
+    relay.once(At::Data, &recipient(1), Act::HangUp);
+    site.deliverer(&["run", "--once"]).expect(0);
+    let order = relay.received().iter().position(|mail| mail.to == [recipient(1)]).unwrap();
+    assert!(order < 30, "{order} others went first");
+}
+
+#[test]
+fn a_mail_that_nobody_can_read_or_lock_takes_no_part_of_the_rate() {
+    let relay = ScriptedRelay::start();
+    let site = Site::new(programs!()).relay(relay.port()).set("delivery.rate", json!("30/m"));
+    let site = with_mails(site, 4);
+    let outbox = outbox::Outbox::open(&site.outbox()).unwrap();
+    let id = |number| site.sidecar_to(&recipient(number))["id"].as_str().unwrap().parse().unwrap();
+    let _lock = outbox.lock_mail(&id(1)).unwrap().unwrap();
+    fs::write(site.outbox().join(format!("sidecar/{}.json", id(2))), "{").unwrap();
+    let service = site.start_deliverer(&["run"]);
+    wait_until("the others are sent", || site.pending() == 2);
+    service.terminate().expect(0);
+}
+
+#[test]
+fn without_a_thread_for_an_attempt_no_answer_of_another_one_is_lost() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 6);
+    relay.once(At::FinalDot, "", Act::Say("250 2.0.0 queued"));
+    relay.once(At::FinalDot, "", Act::Hold);
+    let options = ["-e", "trace=clone3", "-e", "inject=clone3:error=EAGAIN:when=5"];
+    let run = site.start_under_strace(Program::Deliverer, &["run", "--once"], &options);
+    relay.wait_until_held();
+    run.wait_for("no thread for it");
+    relay.go_on();
+    run.finish();
+    site.deliverer(&["run", "--once"]).expect(0);
+    assert_eq!((site.pending(), relay.received().len()), (0, 6));
+}
+
+#[test]
 fn a_large_mail_and_one_to_a_thousand_recipients_go_out_beside_the_others() {
     let relay = ScriptedRelay::start();
     let site = with_mails(Site::new(programs!()).relay(relay.port()), 5);
@@ -205,6 +281,23 @@ fn without_any_relay_a_run_says_so_and_no_mail_is_touched() {
     assert_eq!(site.files(), ["new/#1", "new/#2", "sidecar/#1.json", "sidecar/#2.json"]);
 }
 
+#[test]
+fn a_single_run_says_that_mails_are_left_though_the_relay_may_be_back_when_it_ends() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 3);
+    let marks = site.hold("SELECT FROM directives FOR UPDATE");
+    relay.once(At::Mail, "", Act::Say("250 2.1.0 sender ok"));
+    relay.always(At::Mail, "", Act::SayAndHangUp("421 4.3.2 shutting down"));
+    let run = site.start_deliverer(&["run", "--once"]);
+    run.wait_for("the relay is in trouble");
+    wait_until("it waits for its mark", || site.waits(Program::Deliverer, "Lock"));
+    // By then the relay may be asked again.
+    std::thread::sleep(Duration::from_millis(2100));
+    drop(marks);
+    run.finish().expect(75).line("ERROR", &["the relay does not take mails now"]);
+    assert_eq!(relay.received().len(), 1);
+}
+
 // ---- Limits of time ----
 
 #[test]
@@ -243,7 +336,33 @@ fn a_new_mail_waits_until_it_is_old_enough() {
     assert_eq!(relay.received().len(), 2);
 }
 
+#[test]
+fn a_new_rate_counts_at_once() {
+    let relay = ScriptedRelay::start();
+    let site = Site::new(programs!()).relay(relay.port()).set("delivery.rate", json!("1/h"));
+    let mut site = with_mails(site, 3);
+    let service = site.start_deliverer(&["run"]);
+    wait_until("one is sent", || site.pending() == 2);
+    site.set("delivery.rate", json!("100/s"));
+    service.signal(Signal::HUP);
+    wait_until("the others are sent", || site.pending() == 0);
+    service.terminate().expect(0);
+}
+
 // ---- What waits for a person ----
+
+#[test]
+fn a_mail_that_was_held_before_the_service_saw_it_is_not_held_for_review_after_its_release() {
+    let relay = ScriptedRelay::start();
+    let site = Site::new(programs!()).relay(relay.port()).set("review.hold_new", json!(true));
+    let site = with_mails(site, 1);
+    site.deliverer(&["hold", "--all"]).expect(0);
+    let service = site.start_deliverer(&["run"]);
+    service.wait_for("for review");
+    site.deliverer(&["release", "--all"]).expect(0);
+    wait_until("it is sent", || site.pending() == 0);
+    service.terminate().expect(0);
+}
 
 #[test]
 fn in_review_mode_every_new_mail_is_held_until_its_flag_is_cleared() {
@@ -314,7 +433,7 @@ fn where_uncertain_mails_are_held_a_relay_in_trouble_leaves_no_trace() {
     let relay = ScriptedRelay::start();
     let site = Site::new(programs!()).relay(relay.port()).set("delivery.uncertain", json!("hold"));
     let site = with_mails(site, 1);
-    relay.once(At::Data, "", Act::HangUp);
+    relay.once(At::Mail, "", Act::SayAndHangUp("421 4.3.2 shutting down"));
     site.deliverer(&["run", "--once"]).expect(75);
     assert_eq!(site.records()[0].get("offered_at"), None);
     assert_eq!(site.records()[0]["attempts"], 0);
@@ -372,6 +491,62 @@ fn a_running_service_takes_up_a_new_login_for_the_database() {
     service.wait_for("the database takes marks again");
     wait_until("it is marked", || site.pending() == 0);
     service.terminate().expect(0);
+}
+
+#[test]
+fn a_new_configuration_gives_no_relay_more_connections_than_it_may_have() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 8);
+    relay.once(At::FinalDot, "", Act::Say("250 2.0.0 queued"));
+    relay.always(At::FinalDot, "", Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    relay.wait_until_so_many_held(4);
+    for count in 1..=2 {
+        service.signal(Signal::HUP);
+        service.wait_for_nth("configuration read anew", count);
+    }
+    // Each connection that there could be would be there when the first mails are through.
+    (0..7).for_each(|_| relay.go_on());
+    wait_until("all are sent", || site.pending() == 0);
+    service.terminate().expect(0);
+    assert_eq!(relay.most_open(), 4);
+}
+
+// ---- The end ----
+
+#[test]
+fn a_relay_that_has_not_heard_of_any_mail_keeps_the_service_from_no_end() {
+    let relay = ScriptedRelay::start();
+    let site = Site::new(programs!()).relay(relay.port()).set("delivery.uncertain", json!("hold"));
+    let site = with_mails(site, 1);
+    relay.once(At::Greeting, "", Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    relay.wait_until_held();
+    service.terminate().expect(0);
+    relay.go_on();
+    assert!(site.records().iter().all(|record| record.get("offered_at").is_none()));
+    site.deliverer(&["run", "--once"]).expect(0);
+    assert_eq!((site.pending(), relay.received().len()), (0, 1));
+}
+
+#[test]
+fn what_the_relay_says_is_not_written_into_another_outbox() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 1);
+    relay.once(At::FinalDot, "", Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    relay.wait_until_held();
+    let away = site.folder().join("away");
+    fs::rename(site.outbox(), &away).unwrap();
+    outbox::Outbox::create(&site.outbox()).unwrap();
+    relay.go_on();
+    service.wait_for("that can't be written down");
+    fs::rename(site.outbox(), site.folder().join("other")).unwrap();
+    fs::rename(&away, site.outbox()).unwrap();
+    service.wait_for("written down at last");
+    service.terminate();
+    site.deliverer(&["run", "--once"]).expect(0);
+    assert_eq!((site.pending(), relay.received().len()), (0, 1));
 }
 
 // ---- What the tests above are made of ----

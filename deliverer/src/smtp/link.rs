@@ -235,11 +235,11 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAdd
     }
     let (found, wait) = mpsc::channel();
     let name = host.to_owned();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let addresses = (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
         // Nobody waits any more: then nobody needs it.
         let _ = found.send(addresses);
-    });
+    })?;
     wait.recv_timeout(remaining(deadline)?)
         .map_err(|_| io::Error::new(ErrorKind::TimedOut, "the name look-up took too long"))?
 }
