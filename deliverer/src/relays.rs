@@ -6,6 +6,7 @@
 //!  unknown ──┤                 ▲ one attempt goes through: INFO
 //!  one at    └── trouble ──────┘
 //!  a time        WARN, left alone for 2 s … 5 min, then one attempt at a time
+//!  (one more after each five seconds in which nothing came of it)
 //! ```
 //!
 //! All mails go to the first relay. The next one gets them only while those before it are in trouble,
@@ -27,6 +28,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 
 /// How long a relay gets one connection at a time after it said that there are too many.
 const NARROW: Duration = Duration::from_secs(60);
+
+/// How long a relay that is not known to work is given for one mail, until it gets one more at the
+/// same time: a mail that takes long must not stop the others.
+const TRIAL: Duration = Duration::from_secs(5);
 
 /// How long a relay may sit on all the mails it has before the next relay is asked as well.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -165,15 +170,18 @@ impl Relays {
 
     fn next(&self, now: Instant) -> Option<usize> {
         for (index, known) in self.known.iter().enumerate() {
+            let slow = known.with_it.iter().filter(|&&since| now.duration_since(since) >= TRIAL);
             let room = match known.health {
-                Health::Trouble { until, .. } if now < until => continue,
-                Health::Trouble { .. } if !known.with_it.is_empty() => continue,
-                Health::Trouble { .. } | Health::Unknown => 1,
-                Health::Works if known.narrow.is_some() => 1,
+                _ if known.rests() => continue,
+                _ if known.narrow.is_some() => 1,
+                Health::Trouble { .. } | Health::Unknown => self.connections.min(1 + slow.count()),
                 Health::Works => self.connections,
             };
             if known.with_it.len() < room {
                 return Some(index);
+            }
+            if matches!(known.health, Health::Trouble { .. }) {
+                continue;
             }
             // It has all it may have. Only if it sits on all of it the next one is asked.
             if known.with_it.iter().any(|&since| now.duration_since(since) < PATIENCE) {
@@ -243,7 +251,8 @@ impl Relays {
         self.known.iter().all(Known::rests)
     }
 
-    /// When there may be a turn again although nothing else happens: a pause ends, or patience.
+    /// When there may be a turn again although nothing else happens: a pause ends, a trial, or
+    /// patience.
     pub fn next_turn(&self) -> Option<Instant> {
         let now = Instant::now();
         let times = self.known.iter().flat_map(|known| {
@@ -251,8 +260,9 @@ impl Relays {
                 Health::Trouble { until, .. } => Some(until),
                 _ => None,
             };
-            let patience = known.with_it.iter().max().map(|&since| since + PATIENCE);
-            [pause, patience, known.narrow].into_iter().flatten()
+            let newest = known.with_it.iter().max();
+            let patience = [TRIAL, PATIENCE].map(|wait| newest.map(|&since| since + wait));
+            patience.into_iter().chain([pause, known.narrow]).flatten()
         });
         times.filter(|&at| at > now).min()
     }
@@ -416,6 +426,12 @@ mod tests {
         }
     }
 
+    /// As if the first relay had had all its mails for so long.
+    fn took(relays: &mut Relays, time: Duration) {
+        let begun = Instant::now().checked_sub(time).unwrap();
+        relays.known[0].with_it.iter_mut().for_each(|since| *since = begun);
+    }
+
     /// As if its pause were over.
     fn end_pause(relays: &mut Relays, index: usize) {
         if let Health::Trouble { until, .. } = &mut relays.known[index].health {
@@ -529,9 +545,35 @@ mod tests {
     fn a_relay_that_sits_on_all_it_has_for_a_minute_keeps_no_mail_from_the_next() {
         let mut relays = relays(2);
         let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        begin_all(&mut relays);
         assert!(begin(&mut relays).is_none());
-        relays.known[0].with_it[0] = turn.since.checked_sub(PATIENCE).unwrap();
+        took(&mut relays, PATIENCE);
         assert_eq!(begin(&mut relays).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_slow_mail_does_not_stop_the_rest_before_a_relay_is_known_to_work() {
+        let mut relays = relays(1);
+        for n in 1..=4 {
+            assert_eq!(begin_all(&mut relays).len(), 1, "one at a time");
+            assert!(relays.next_turn().unwrap() <= Instant::now() + TRIAL);
+            took(&mut relays, TRIAL * n);
+        }
+        assert!(begin(&mut relays).is_none(), "these are all connections");
+    }
+
+    #[test]
+    fn mails_that_hang_at_a_relay_do_not_keep_it_from_being_tried_after_trouble() {
+        let mut relays = relays(1);
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        let turns = begin_all(&mut relays);
+        relays.end_without_session(&turns[0], &refused());
+        end_pause(&mut relays, 0);
+        assert!(begin(&mut relays).is_none(), "they may still tell how it is");
+        took(&mut relays, TRIAL);
+        assert_eq!(begin_all(&mut relays).len(), 1);
     }
 
     #[test]

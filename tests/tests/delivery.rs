@@ -115,6 +115,18 @@ fn a_relay_that_never_answers_for_one_mail_keeps_no_other_waiting() {
 }
 
 #[test]
+fn the_very_first_mail_may_be_the_one_without_an_answer() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 8);
+    relay.always(At::FinalDot, &recipient(1), Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    wait_until("the others are sent", || site.pending() == 1);
+    relay.go_on();
+    wait_until("it is sent in the end", || site.pending() == 0);
+    service.terminate().expect(0).without("ERROR").without("WARN");
+}
+
+#[test]
 fn mails_over_which_the_relay_breaks_never_take_all_connections() {
     let relay = ScriptedRelay::start();
     let site = with_mails(Site::new(programs!()).relay(relay.port()), 12);
