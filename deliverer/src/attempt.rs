@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use outbox::{MailFile, MailId, MailLock, Outbox, Sidecar};
-use tracing::debug;
+use tracing::{debug, debug_span};
 
 use crate::event::Event;
 use crate::relays::{Session, Turn};
@@ -78,6 +78,8 @@ pub struct Found {
 pub fn start(task: Task, report: Sender<Event>) {
     thread::spawn(move || {
         let _guard = Guard;
+        // What several connections say at the same time can be told apart by it.
+        let _span = debug_span!("attempt", mail = %task.id).entered();
         // Nobody listens any more only if the program ends.
         let _ = report.send(Event::Report(Box::new(attempt(task))));
     });
