@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use outbox::{MailFile, MailId, MailLock, Outbox, Sidecar};
-use tracing::debug;
+use tracing::{debug, debug_span};
 
 use crate::event::Event;
 use crate::relays::{Session, Turn};
@@ -83,11 +83,13 @@ pub struct Found {
 
 /// Begins an attempt. It ends with an [`Event::Report`].
 pub fn start(task: Task, report: &Sender<Event>) {
-    let (give, take) = channel();
+    let (give, take) = channel::<Task>();
     let sender = report.clone();
     let started = thread::Builder::new().spawn(move || {
         let _guard = Guard;
         let Ok(task) = take.recv() else { return };
+        // What several connections say at the same time can be told apart by it.
+        let _span = debug_span!("attempt", mail = %task.id).entered();
         // Nobody listens any more only if the program ends.
         let _ = sender.send(Event::Report(Box::new(attempt(task))));
     });

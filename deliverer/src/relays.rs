@@ -6,6 +6,7 @@
 //!  unknown ──┤                 ▲ one attempt goes through: INFO
 //!  one at    └── trouble ──────┘
 //!  a time        WARN, left alone for 2 s … 5 min, then one attempt at a time
+//!  (one more after each five seconds in which nothing came of it)
 //! ```
 //!
 //! All mails go to the first relay. The next one gets them only while those before it are in trouble,
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the one mail that tries a relay out may take before another one does as well: it may be
 /// the mail that is slow.
-const SLOW: Duration = Duration::from_secs(10);
+const SLOW: Duration = Duration::from_secs(5);
 
 /// How long a session is kept without a mail for it: a relay would end it at a time of its own
 /// choosing.
@@ -256,7 +257,8 @@ impl Relays {
         self.known.iter().all(Known::rests)
     }
 
-    /// When there may be a turn again although nothing else happens: a pause ends, or patience.
+    /// When there may be a turn again although nothing else happens: a pause ends, a trial, or
+    /// patience.
     pub fn next_turn(&self) -> Option<Instant> {
         let now = Instant::now();
         let times = self.known.iter().flat_map(|known| {
@@ -478,6 +480,12 @@ mod tests {
         }
     }
 
+    /// As if the first relay had had all its mails for so long.
+    fn took(relays: &mut Relays, time: Duration) {
+        let begun = Instant::now().checked_sub(time).unwrap();
+        relays.known[0].with_it.iter_mut().for_each(|since| *since = begun);
+    }
+
     /// As if its pause were over.
     fn end_pause(relays: &mut Relays, index: usize) {
         if let Health::Trouble { until, .. } = &mut relays.known[index].health {
@@ -591,9 +599,35 @@ mod tests {
     fn a_relay_that_sits_on_all_it_has_for_a_minute_keeps_no_mail_from_the_next() {
         let mut relays = relays(2);
         let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        begin_all(&mut relays);
         assert!(begin(&mut relays).is_none());
-        relays.known[0].with_it[0] = turn.since.checked_sub(PATIENCE).unwrap();
+        took(&mut relays, PATIENCE);
         assert_eq!(begin(&mut relays).unwrap().0, 2);
+    }
+
+    #[test]
+    fn a_slow_mail_does_not_stop_the_rest_before_a_relay_is_known_to_work() {
+        let mut relays = relays(1);
+        for n in 1..=4 {
+            assert_eq!(begin_all(&mut relays).len(), 1, "one at a time");
+            assert!(relays.next_turn().unwrap() <= Instant::now() + SLOW);
+            took(&mut relays, SLOW * n);
+        }
+        assert!(begin(&mut relays).is_none(), "these are all connections");
+    }
+
+    #[test]
+    fn mails_that_hang_at_a_relay_do_not_keep_it_from_being_tried_after_trouble() {
+        let mut relays = relays(1);
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        let turns = begin_all(&mut relays);
+        relays.end_without_session(&turns[0], &refused());
+        end_pause(&mut relays, 0);
+        assert!(begin(&mut relays).is_none(), "they may still tell how it is");
+        took(&mut relays, SLOW);
+        assert_eq!(begin_all(&mut relays).len(), 1);
     }
 
     #[test]

@@ -36,7 +36,8 @@ impl Summary {
     ) {
         let (ticket, mail) = (&sidecar.ticket, &sidecar.id);
         let attempts = record.attempts;
-        let relay = record.relay.as_deref().unwrap_or_default();
+        // Missing where none was asked.
+        let relay = record.relay.as_deref();
         let seconds = took.map_or(0.0, |took| took.as_secs_f64());
         let seconds = format!("{seconds:.3}");
         let domain = domains(&sidecar.envelope.to);

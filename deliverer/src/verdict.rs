@@ -100,7 +100,7 @@ pub fn judge(
         let times = record.uncertain;
         let reason = format!(
             "the relay may have taken it: it was handed over whole, and no answer came \
-             ({times} times)"
+             (attempts: {times})"
         );
         return Verdict { uncertain, ..held(record, reason) };
     }
@@ -399,7 +399,7 @@ mod tests {
         assert!(verdict.hold);
         let record = verdict.record.unwrap();
         assert_eq!(record.state, DeliveryState::Held);
-        assert!(record.reason.unwrap().contains("(8 times)"));
+        assert!(record.reason.unwrap().contains("(attempts: 8)"));
     }
 
     #[test]

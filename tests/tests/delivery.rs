@@ -83,6 +83,19 @@ fn where_the_relay_can_it_is_asked_to_name_the_ticket_in_what_it_reports() {
     assert!(rcpt.ends_with(&expected), "{rcpt}");
 }
 
+#[test]
+fn what_relays_say_at_the_same_time_can_be_told_apart() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 3);
+    let ids: Vec<String> = (1..=3)
+        .map(|number| site.sidecar_to(&recipient(number))["id"].as_str().unwrap().to_owned())
+        .collect();
+    let run = site.deliverer(&["-v", "run", "--once"]).expect(0);
+    for id in ids {
+        run.line("DEBUG", &["the relay said", "phase=Mail", &format!("mail={id}")]);
+    }
+}
+
 // ---- One slow mail never stops the rest ----
 
 #[test]
@@ -112,6 +125,18 @@ fn a_relay_that_never_answers_for_one_mail_keeps_no_other_waiting() {
     relay.go_on();
     wait_until("it is sent in the end", || site.pending() == 1);
     service.terminate().expect(0).without("ERROR");
+}
+
+#[test]
+fn the_very_first_mail_may_be_the_one_without_an_answer() {
+    let relay = ScriptedRelay::start();
+    let site = with_mails(Site::new(programs!()).relay(relay.port()), 8);
+    relay.always(At::FinalDot, &recipient(1), Act::Hold);
+    let service = site.start_deliverer(&["run"]);
+    wait_until("the others are sent", || site.pending() == 1);
+    relay.go_on();
+    wait_until("it is sent in the end", || site.pending() == 0);
+    service.terminate().expect(0).without("ERROR").without("WARN");
 }
 
 #[test]

@@ -570,6 +570,7 @@ fn each_thing_that_is_wrong_is_told_with_what_to_do() {
     fs::remove_file(site.outbox().join(format!("sidecar/{}.json", lost["id"].as_str().unwrap())))
         .unwrap();
     fs::write(site.outbox().join("new/with space"), "x").unwrap();
+    fs::write(site.outbox().join("tmp/1.draft"), "x").unwrap();
 
     let run = site.deliverer(&["verify"]).expect(1);
     let expected = [
@@ -582,13 +583,14 @@ fn each_thing_that_is_wrong_is_told_with_what_to_do() {
         format!("WRONG {expected_seven}: its delivery record does not fit: accepted, but for no"),
         format!("LOOK  {}: a mail without a sidecar", path.display()),
         format!("LOOK  {}: its name is not", site.outbox().join("new/with space").display()),
+        format!("LOOK  {}: there is no ticket", site.outbox().join("tmp/1.draft").display()),
     ];
     for words in &expected {
         assert_eq!(run.stdout.matches(words).count(), 1, "{words:?} in\n{run}");
     }
     assert_eq!(run.stdout.lines().count(), expected.len() + 1, "{run}");
     assert!(run.stdout.ends_with("ok    0 of 7 mails\n"), "{run}");
-    run.line("ERROR", &["what is wrong or needs a person: 9"]);
+    run.line("ERROR", &["what is wrong or needs a person: 10"]);
 
     let run = site.deliverer(&["verify", "--no-database", &tickets[2]]).expect(0);
     assert_eq!(run.stdout, "ok    1 of 1 mails\n");

@@ -112,7 +112,7 @@ fn row(mail: &Listed, now: Timestamp) -> [String; 7] {
         mail.ticket().map_or_else(|| "?".to_owned(), |ticket| ticket.to_string()),
         mail.sidecar.as_ref().map(|it| span(it.created_at, now)).unwrap_or_default(),
         state.to_string(),
-        record.map_or_else(String::new, |record| record.attempts.to_string()),
+        record.filter(|it| it.attempts > 0).map(|it| it.attempts.to_string()).unwrap_or_default(),
         next.map(|next| span(now, next)).unwrap_or_default(),
         one_line(&mail.recipient()),
         one_line(&mail.words()),
@@ -196,6 +196,10 @@ mod tests {
                 "2 deferred",
             ]
         );
+        let mut untried = listed(10_000_003, "abuse@isp.example", "", now);
+        untried.record.as_mut().unwrap().attempts = 0;
+        let tries = &row(&untried, now)[3];
+        assert_eq!(tries, "", "as for a mail that nothing was written down about yet");
         let table = as_table(&mails, now, None);
         assert!(table.contains(&long) && table.contains("greylisted\\u{1b}[2J\n"), "{table}");
     }

@@ -141,8 +141,8 @@ fn compare_files(outbox: &Outbox, mail: &Listed, findings: &mut Vec<Finding>) {
         Ok(sidecar) => sidecar,
         Err(trouble) => {
             let text = format!(
-                "{trouble}; the mail is not sent until this is mended, and while a sidecar can't be \
-                 read no mail is written at all"
+                "{trouble}; the mail is not sent until this is mended, and if it is a sidecar, no mail \
+                 at all is written until then"
             );
             return tell(Severity::Wrong, text);
         }
@@ -297,12 +297,9 @@ fn look_around(outbox: &Outbox, findings: &mut Vec<Finding>) -> outbox::Result<(
                 let text = "a mail without a sidecar: not ours, never sent; move it away";
                 findings.push(Finding::at(path, text));
             }
-            (State::Draft, Some(path)) if !generator => {
-                let text = if id.ticket().is_some() {
-                    "a draft that was given up: the generator's next run removes it"
-                } else {
-                    "a draft of another program: never sent"
-                };
+            // One without a ticket in its name is foreign, and told of below.
+            (State::Draft, Some(path)) if !generator && id.ticket().is_some() => {
+                let text = "a draft that was given up: the generator's next run removes it";
                 findings.push(Finding::at(path, text));
             }
             (State::Leftover, _) => {

@@ -226,7 +226,7 @@ impl Connection {
         self.took(phase, begun);
         let reply = read.map_err(|cause| self.fail(phase, cause))?;
         let reply = self.hidden.iter().fold(reply, |reply, secret| reply.without(secret));
-        debug!(?phase, %reply);
+        debug!(?phase, %reply, "the relay said");
         match Meaning::of(&reply) {
             Meaning::RelaysOwn => Err(self.fail(phase, Cause::Answered(reply))),
             Meaning::GoOn | Meaning::Refused(_) => Ok(reply),
