@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use outbox::{Deliverer, Pruned};
 use outbox_config::Config;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How often it is done.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -16,6 +16,8 @@ pub struct Housekeeping {
     done: Option<Instant>,
     /// Whether there is too little room for new mails.
     full: bool,
+    /// Whether not even a record can be written.
+    stuck: bool,
 }
 
 impl Housekeeping {
@@ -37,6 +39,24 @@ impl Housekeeping {
             Err(error) => warn!("old mails stay in the archive: {error}"),
         }
         Ok(0)
+    }
+
+    /// Whether records can be written. Nothing is relayed while they can't, for what the relay says
+    /// would be lost; that is told once. Fails if the outbox was replaced.
+    pub fn can_record(&mut self, deliverer: &Deliverer<'_>) -> outbox::Result<bool> {
+        let tried = deliverer.try_recording();
+        if let Err(error @ outbox::Error::NotAnOutbox { .. }) = tried {
+            return Err(error);
+        }
+        let stuck = tried.is_err();
+        if stuck != std::mem::replace(&mut self.stuck, stuck) {
+            if let Err(error) = &tried {
+                error!("nothing is relayed until records can be written: {error}");
+            } else {
+                info!("records can be written again");
+            }
+        }
+        Ok(!stuck)
     }
 
     /// Tells once when the file system gets full. Relaying goes on: it needs little. Gives what lacks.

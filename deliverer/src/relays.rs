@@ -21,7 +21,7 @@ use outbox_config::{ConfigError, DeliverySettings, SmtpSettings};
 use tracing::{debug, info, warn};
 
 use crate::health::{RelayHealth, Trouble};
-use crate::smtp::{Attempt, Connection, Outcome, Relay, RelayTrouble, Reply};
+use crate::smtp::{Attempt, Connection, Outcome, Phase, Relay, RelayTrouble, Reply};
 
 /// How long a relay is left alone after trouble: doubling between these two.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -61,6 +61,8 @@ struct Known {
     narrow: Option<Instant>,
     /// When each mail that is with it now was given to it.
     with_it: Vec<Instant>,
+    /// Whether it was told that it sits on all that it has.
+    silent: bool,
 }
 
 enum Health {
@@ -146,6 +148,7 @@ impl Relays {
                 relay: Arc::new(relay),
                 health: Health::Unknown,
                 narrow: None,
+                silent: false,
                 with_it: before.map(|known| known.with_it.clone()).unwrap_or_default(),
                 name,
             })
@@ -204,7 +207,7 @@ impl Relays {
     pub fn end(&mut self, turn: &Turn, attempt: Option<&Attempt>, session: Option<Session>) {
         let current = self.give_back(turn);
         if let (true, Some(attempt)) = (current, attempt) {
-            self.learn(turn, attempt.trouble.as_ref(), too_many(attempt));
+            self.learn(turn, attempt.trouble.as_ref(), too_many(attempt).as_ref());
         }
         let Some(session) = session else { return };
         let rested = !current || self.known[turn.index].rests();
@@ -220,31 +223,40 @@ impl Relays {
     /// Ends a turn in which no session came about.
     pub fn end_without_session(&mut self, turn: &Turn, trouble: &RelayTrouble) {
         if self.give_back(turn) {
-            let too_many = trouble.reply().is_some_and(says_too_many);
+            let too_many = trouble.reply().filter(|reply| says_too_many(reply));
             self.learn(turn, Some(trouble), too_many);
         }
     }
 
     /// Whether the turn is one of the present relays'.
     fn give_back(&mut self, turn: &Turn) -> bool {
-        if let Some(known) = self.known.iter_mut().find(|known| known.name == turn.name) {
-            let at = known.with_it.iter().position(|&since| since == turn.since);
-            at.map(|at| known.with_it.swap_remove(at));
+        for known in self.known.iter_mut().filter(|known| known.name == turn.name) {
+            if let Some(at) = known.with_it.iter().position(|&since| since == turn.since) {
+                known.with_it.swap_remove(at);
+                break;
+            }
         }
         turn.generation == self.generation
     }
 
-    fn learn(&mut self, turn: &Turn, trouble: Option<&RelayTrouble>, too_many: bool) {
+    /// Learns from an attempt: what trouble there was, and the reply that said "too many", if one did.
+    fn learn(&mut self, turn: &Turn, trouble: Option<&RelayTrouble>, too_many: Option<&Reply>) {
         let known = &mut self.known[turn.index];
         // A relay that has other mails in hand does work; it only wants no more of them.
-        let only_busy = too_many && matches!(known.health, Health::Works) && known.has_company();
-        if too_many {
+        let only_busy =
+            too_many.is_some() && matches!(known.health, Health::Works) && known.has_company();
+        let narrow_already = known.narrow.is_some();
+        if too_many.is_some() {
             known.narrow();
         }
-        match trouble {
-            None => known.works(turn),
-            Some(_) if only_busy => {}
-            Some(trouble) => known.pause(turn, trouble),
+        match (trouble, too_many) {
+            (Some(_), _) if only_busy => {}
+            (Some(trouble), _) => known.pause(turn, trouble),
+            // One at a time is too many as well. It would say so to each mail.
+            (None, Some(reply)) if narrow_already && !known.has_company() => {
+                known.pause(turn, &RelayTrouble::answered(Phase::Mail, reply.clone()));
+            }
+            (None, _) => known.works(turn),
         }
         if self.known[turn.index].rests() {
             // They would be found closed, or hung like the one that failed.
@@ -278,6 +290,12 @@ impl Relays {
     pub fn tidy(&mut self) -> Option<Instant> {
         let now = Instant::now();
         for known in &mut self.known {
+            let silent = known.sits_on_all(now);
+            if silent && !known.silent {
+                let mails = known.with_it.len();
+                warn!(relay = &*known.name, mails, "the relay sits on all mails that it has");
+            }
+            known.silent = silent;
             if known.narrow.is_some_and(|until| now >= until) {
                 known.narrow = None;
                 info!(relay = &*known.name, "the relay may have all connections again");
@@ -293,7 +311,9 @@ impl Relays {
     pub fn disconnect(&mut self) {
         thread::scope(|scope| {
             for (_, session, _) in self.idle.drain(..) {
-                scope.spawn(|| session.connection.quit());
+                // Without a thread to be had it is closed without a word.
+                let quit = || session.connection.quit();
+                let _ = thread::Builder::new().spawn_scoped(scope, quit);
             }
         });
     }
@@ -306,6 +326,11 @@ impl Known {
                 let left = until.saturating_duration_since(Instant::now());
                 let left = SignedDuration::try_from(left).unwrap_or_default();
                 (Some(known.clone()), Some(outbox::now() + left).filter(|_| !left.is_zero()))
+            }
+            Health::Unknown | Health::Works if self.silent => {
+                let oldest = self.with_it.iter().min().map(Instant::elapsed).unwrap_or_default();
+                let since = outbox::now() - SignedDuration::try_from(oldest).unwrap_or_default();
+                (Some(Trouble { since, words: "it sits on all mails that it has".into() }), None)
             }
             Health::Unknown | Health::Works => (None, None),
         };
@@ -325,10 +350,10 @@ impl Known {
                 let room = if self.narrow.is_some() { 1 } else { connections };
                 if self.with_it.len() < room {
                     Ask::This
-                } else if self.with_it.iter().any(|&since| patient(since)) {
-                    Ask::Later
-                } else {
+                } else if self.sits_on_all(now) {
                     Ask::Next
+                } else {
+                    Ask::Later
                 }
             }
             Health::Unknown | Health::Trouble { .. } => {
@@ -344,6 +369,12 @@ impl Known {
                 }
             }
         }
+    }
+
+    /// Whether nothing has come of all the mails it has, for long.
+    fn sits_on_all(&self, now: Instant) -> bool {
+        let long = |&since: &Instant| now.duration_since(since) >= PATIENCE;
+        !self.with_it.is_empty() && self.with_it.iter().all(long)
     }
 
     /// When the mails were given to it that try out whether it works. What it had in hand when it got
@@ -417,25 +448,27 @@ fn quit(session: Session) {
     let _ = thread::Builder::new().spawn(move || session.connection.quit());
 }
 
-/// Whether a relay said of an attempt that it gets too many connections or mails.
-fn too_many(attempt: &Attempt) -> bool {
+/// What a relay said in an attempt of too many connections or mails.
+fn too_many(attempt: &Attempt) -> Option<Reply> {
     let trouble = attempt.trouble.iter().filter_map(RelayTrouble::reply);
     let deferred = attempt.recipients.iter().filter_map(|recipient| match &recipient.outcome {
         Outcome::Deferred(reply) => Some(reply),
         _ => None,
     });
-    trouble.chain(deferred).any(says_too_many)
+    trouble.chain(deferred).find(|reply| says_too_many(reply)).cloned()
 }
 
 /// 452 is not among them: too many recipients are no matter of connections (RFC 5321, 4.5.3.1.10).
 fn says_too_many(reply: &Reply) -> bool {
-    matches!(reply.code(), 421 | 451) && reply.to_string().to_ascii_lowercase().contains("too many")
+    let words = reply.to_string().to_ascii_lowercase();
+    matches!(reply.code(), 421 | 450 | 451)
+        && (words.contains("too many") || words.contains("too much mail"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::{Cause, Phase};
+    use crate::smtp::{Cause, Recipient};
 
     fn relays(count: usize) -> Relays {
         let settings =
@@ -591,8 +624,31 @@ mod tests {
             relays.tidy();
             assert_eq!(begin_all(&mut relays).len(), 3);
         }
+        assert!(says_too_many(&Reply::of(450, "4.7.1 Error: too much mail from 192.0.2.1")));
         assert!(!says_too_many(&Reply::of(452, "4.5.3 too many recipients")));
         assert!(!says_too_many(&Reply::of(421, "4.3.2 shutting down")));
+    }
+
+    #[test]
+    fn a_relay_to_which_one_connection_is_too_many_is_left_alone_and_asked_again() {
+        let mut relays = relays(1);
+        let mut said = attempt(None);
+        said.recipients.push(Recipient {
+            address: "abuse@isp.example".parse().unwrap(),
+            outcome: Outcome::Deferred(Reply::of(450, "4.7.1 Error: too much mail")),
+        });
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&said), None);
+        assert!(!relays.all_rest());
+        for pause in [2, 4] {
+            let (_, turn) = begin(&mut relays).unwrap();
+            relays.end(&turn, Some(&said), None);
+            assert_eq!(pause_of(&relays, 0), Some(Duration::from_secs(pause)));
+            end_pause(&mut relays, 0);
+        }
+        let (_, turn) = begin(&mut relays).unwrap();
+        relays.end(&turn, Some(&attempt(None)), None);
+        assert_eq!(pause_of(&relays, 0), None);
     }
 
     #[test]
@@ -625,9 +681,7 @@ mod tests {
         let turns = begin_all(&mut relays);
         relays.end_without_session(&turns[0], &refused());
         end_pause(&mut relays, 0);
-        assert!(begin(&mut relays).is_none(), "they may still tell how it is");
-        took(&mut relays, SLOW);
-        assert_eq!(begin_all(&mut relays).len(), 1);
+        assert_eq!(begin_all(&mut relays).len(), 1, "one that tries it out");
     }
 
     #[test]

@@ -224,13 +224,14 @@ impl<'a> Service<'a> {
 
     fn work_once(&mut self) -> outbox::Result<()> {
         remove_leftovers(&self.deliverer)?;
+        self.deliverer.try_recording()?;
         self.look()?;
         while !self.stopping() {
             let rest = self.dispatch()?;
             match rest {
                 Rest::Nothing if self.in_hand.is_empty() => break,
                 // Over a mail that breaks the relay the others wait for a moment only.
-                Rest::Relays if self.in_hand.is_empty() && !(1..=BREAKS).contains(&self.breaks) => {
+                Rest::Relays if self.in_hand.is_empty() && !self.others_may_pass() => {
                     self.summary.relay_trouble = true;
                     break;
                 }
@@ -308,8 +309,8 @@ impl<'a> Service<'a> {
         self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
         self.locked.retain(|id, _| snapshot.entries.contains_key(id));
         self.sort_out(&snapshot)?;
-        if !self.due.is_empty() {
-            self.deliverer.try_recording()?;
+        if !self.due.is_empty() && !self.housekeeping.can_record(&self.deliverer)? {
+            self.due.clear();
         }
         let cost = self.looked.elapsed();
         self.look_from = self.looked + (cost * 10).min(BUSY);
@@ -495,6 +496,12 @@ impl<'a> Service<'a> {
             .filter(|(suspect, _)| *suspect > 0 && !suspect_in_hand && self.passed >= PASSED);
         let next = passed.or_else(|| self.due.keys().next())?;
         (next.0 == 0 || !suspect_in_hand).then(|| next.clone())
+    }
+
+    /// Whether a relay broke over the last mails, and there are others that it may take.
+    fn others_may_pass(&self) -> bool {
+        let others = self.next_due().is_some_and(|(suspect, _)| suspect == 0);
+        others && (1..=BREAKS).contains(&self.breaks)
     }
 
     /// When there is something to do although nothing happens.

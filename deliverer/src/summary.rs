@@ -5,6 +5,8 @@ use std::time::Duration;
 use outbox::{DeliveryRecord, DeliveryState, RecipientState, Sidecar};
 use tracing::{error, info, warn};
 
+use crate::verdict::GIVEN_UP;
+
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -77,7 +79,9 @@ impl Summary {
                 self.errors += 1;
                 let (what, why) = match record.state {
                     DeliveryState::Rejected => ("rejected by the relay", replies()),
-                    DeliveryState::Expired => ("given up after too long", replies()),
+                    DeliveryState::Expired => {
+                        ("given up after too long", replies().replace(GIVEN_UP, ""))
+                    }
                     _ => ("not sent", record.reason.clone().unwrap_or_default()),
                 };
                 error!(%ticket, %mail, domain, relay, attempts, "{what}, and held: {why}");

@@ -10,6 +10,9 @@ use outbox_config::{DeliverySettings, Uncertain};
 
 use crate::smtp::{Attempt, Outcome};
 
+/// Put before the reply of a recipient that is asked for no more.
+pub const GIVEN_UP: &str = "given up after too long: ";
+
 /// What to do about a mail after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -120,7 +123,7 @@ pub fn judge(
                 outcome.filter(|outcome| outcome.state == RecipientState::Deferred)
             {
                 outcome.state = RecipientState::Rejected;
-                outcome.reply = format!("given up after too long: {}", outcome.reply);
+                outcome.reply.insert_str(0, GIVEN_UP);
             }
         }
     }

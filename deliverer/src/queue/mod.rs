@@ -141,11 +141,13 @@ impl Listed {
             return reason.clone();
         }
         let worst = |state| record.recipients.values().find(|outcome| outcome.state == state);
-        [RecipientState::Rejected, RecipientState::Deferred, RecipientState::Accepted]
-            .into_iter()
-            .find_map(worst)
-            .map(|outcome| outcome.reply.clone())
-            .unwrap_or_default()
+        let mut order =
+            [RecipientState::Rejected, RecipientState::Deferred, RecipientState::Accepted];
+        if record.state == DeliveryState::Deferred {
+            // Why it is tried again.
+            order.swap(0, 1);
+        }
+        order.into_iter().find_map(worst).map(|outcome| outcome.reply.clone()).unwrap_or_default()
     }
 
     /// Whether a person asked for the next attempt now.

@@ -150,6 +150,11 @@ impl RelayTrouble {
         Self { phase, cause: cause.into(), stale: false }
     }
 
+    /// That the relay said this at a phase.
+    pub fn answered(phase: Phase, reply: Reply) -> Self {
+        Self::new(phase, Cause::Answered(reply))
+    }
+
     /// What the relay said, where it said something.
     pub fn reply(&self) -> Option<&Reply> {
         match &self.cause {
