@@ -236,7 +236,7 @@ impl<'a> Service<'a> {
         {}
         self.summary.unmarked = self.unmarked.len();
         self.summary.relay_trouble = self.relays.all_rest();
-        self.monitor.ended(&self.deliverer);
+        self.monitor.ended(&self.deliverer, self.unmarked.len());
         worked.map(|()| self.summary)
     }
 
@@ -283,6 +283,7 @@ impl<'a> Service<'a> {
         let (mut decided, mut counted) = (Vec::new(), Vec::new());
         self.due.clear();
         for (id, entry) in &snapshot.entries {
+            self.monitor.lives();
             let mut count = |state| counted.push((state, id.written_at()));
             if self.unmarked.contains_key(id) {
                 count(StateName::Accepted);
@@ -466,9 +467,16 @@ impl<'a> Service<'a> {
 
     /// Waits for marks. Whether some came, and not the news that the database takes none.
     fn wait_for_marks(&mut self, longest: Duration) -> outbox::Result<bool> {
-        match self.events.recv_timeout(longest) {
-            Ok(event) => self.handle(vec![event]),
-            Err(_) => Ok(false),
+        let until = Instant::now() + longest;
+        loop {
+            self.monitor.lives();
+            let left = until.saturating_duration_since(Instant::now());
+            let wait = self.monitor.interval().map_or(left, |interval| left.min(interval));
+            match self.events.recv_timeout(wait) {
+                Ok(event) => return self.handle(vec![event]),
+                Err(_) if wait == left => return Ok(false),
+                Err(_) => {}
+            }
         }
     }
 
@@ -482,13 +490,13 @@ impl<'a> Service<'a> {
             match event {
                 Event::Look => self.look = true,
                 Event::Stop => {}
+                // For systemd, a service that is ready again would end no more.
+                Event::Reload if self.stopping() => {}
                 Event::Reload => self.reload(),
                 Event::NotMarked(away) => {
                     takes_marks = false;
                     self.hear();
-                    if away.is_some() {
-                        self.monitor.database(away);
-                    }
+                    self.monitor.database(away);
                 }
                 Event::Marked(ids) => {
                     self.hear();
@@ -573,6 +581,7 @@ impl<'a> Service<'a> {
         let mut done = Ok(());
         let mut records = Vec::with_capacity(decided.len());
         decided.retain(|mail| {
+            self.monitor.lives();
             let Some(record) = &mail.verdict.record else { return false };
             if mail.verdict.hold {
                 match self.deliverer.hold(&mail.sidecar.id, &mail.file) {
@@ -592,6 +601,8 @@ impl<'a> Service<'a> {
             return done;
         }
         self.record(&records)?;
+        // Others see the mails as the last look found them.
+        self.look = true;
         for (Decided { sidecar, file, verdict, took, _lock }, record) in
             decided.into_iter().zip(records)
         {

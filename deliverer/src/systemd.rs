@@ -1,7 +1,7 @@
 //! What systemd is told of the service: ready, what it is about, that it lives, and that it ends
 //! (`sd_notify(3)`). Started by something else, nothing is told to anybody.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_config::text::one_line;
 use sd_notify::NotifyState;
@@ -12,6 +12,8 @@ use tracing::debug;
 pub struct Systemd {
     listens: bool,
     watchdog: Option<Duration>,
+    /// When it was last said that the service lives.
+    lived: Option<Instant>,
     status: String,
 }
 
@@ -20,7 +22,7 @@ impl Systemd {
     pub fn from_environment() -> Self {
         let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
         let watchdog = sd_notify::watchdog_enabled().filter(|_| listens);
-        Self { listens, watchdog, status: String::new() }
+        Self { listens, watchdog, lived: None, status: String::new() }
     }
 
     /// How often [`Systemd::watchdog`] is to be said: twice as often as systemd asks. `None` where
@@ -43,10 +45,13 @@ impl Systemd {
         }
     }
 
-    /// It lives. To be said only by the thread that does the work, so that it means something.
-    pub fn watchdog(&self) {
-        if self.watchdog.is_some() {
+    /// It lives. To be said only by the thread that does the work, so that it means something; also
+    /// in the midst of what can take long, for it is not passed on more often than makes sense.
+    pub fn watchdog(&mut self) {
+        let Some(limit) = self.watchdog else { return };
+        if self.lived.is_none_or(|lived| lived.elapsed() >= limit / 8) {
             self.notify(&[NotifyState::Watchdog]);
+            self.lived = Some(Instant::now());
         }
     }
 
@@ -104,6 +109,7 @@ mod tests {
         assert_eq!(hear(), "READY=1\n");
         assert_eq!(hear(), "STATUS=no mails\\n\n", "a line end in it is no new assignment");
         assert_eq!(hear(), "WATCHDOG=1\n", "the same words are not said twice");
+        // Nor that it lives, a moment later.
         let reloading = hear();
         let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(at.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
@@ -119,13 +125,15 @@ mod tests {
         systemd.status("no mails\n");
         systemd.status("no mails\n");
         systemd.watchdog();
+        systemd.watchdog();
         systemd.reloading();
         systemd.stopping();
     }
 
     #[test]
     fn without_systemd_nothing_is_told_and_nobody_watches() {
-        let mut systemd = Systemd { listens: false, watchdog: None, status: String::new() };
+        let mut systemd =
+            Systemd { listens: false, watchdog: None, lived: None, status: String::new() };
         systemd.ready();
         systemd.status("words");
         systemd.watchdog();
