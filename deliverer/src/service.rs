@@ -47,6 +47,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// each mail's flags are looked at right before it is sent.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// How many mails are written down together at most: on a slow disk, each takes its time.
+const TOGETHER: usize = 200;
+
 /// How long to wait before a record that could not be written is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
@@ -326,6 +329,9 @@ impl<'a> Service<'a> {
             } else {
                 let suspect = self.suspects.get(id).copied().unwrap_or(0);
                 self.due.insert((suspect, id.clone()), (file.clone(), record));
+            }
+            if decided.len() >= TOGETHER {
+                self.write_down(std::mem::take(&mut decided))?;
             }
         }
         self.monitor.looked(counted.into_iter().collect());
