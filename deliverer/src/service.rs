@@ -496,7 +496,7 @@ impl<'a> Service<'a> {
             match event {
                 Event::Look => self.look = true,
                 Event::Stop => {}
-                // For systemd, a service that is ready again would end no more.
+                // What is about to end needs no new configuration.
                 Event::Reload if self.stopping() => {}
                 Event::Reload => self.reload(),
                 Event::NotMarked(away) => {

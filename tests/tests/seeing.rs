@@ -234,7 +234,10 @@ fn systemd_is_told_in_a_line_what_the_service_is_about() {
 
     relay.once(At::Rcpt, "", Act::Say("450 4.2.0 greylisted"));
     more_mails(&site, 2);
+    let began = Instant::now();
     systemd.wait_for(&line("1 deferred"));
+    // It looks every half minute anyway.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     site.deliverer(&["hold", "--all"]).expect(0);
     systemd.wait_for(&line("1 held"));
     relay.once(At::Rcpt, "", Act::Say("550 5.1.1 no such user"));
@@ -304,11 +307,13 @@ fn systemd_hears_that_the_service_lives_whoever_keeps_it_waiting() {
 
     service.signal(Signal::TERM);
     systemd.wait_for("STOPPING=1");
+    service.signal(Signal::HUP);
     hear_life(&systemd);
     relay.go_on();
     let ended = Instant::now();
     let run = service.finish().expect(0);
     assert!(run.stderr.contains("unmarked=2"), "{run}");
+    assert_eq!(systemd.news().last().map(String::as_str), Some("STOPPING=1"));
 
     let alive: Vec<Instant> = systemd.messages().into_iter().map(|(when, _)| when).collect();
     let gaps =
