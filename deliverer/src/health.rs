@@ -90,12 +90,16 @@ impl Health {
         }
     }
 
-    /// A line for an operator: `relay mail.cert.example:587 ok; database away for 3m`.
-    pub fn words(&self, now: Timestamp) -> String {
-        let mut words: Vec<String> = self.relays.iter().map(|relay| relay.words(now)).collect();
-        if let Some(trouble) = &self.database {
-            words.push(format!("database away for {}", trouble.lasts(now)));
-        }
+    /// A line for systemd to keep: `relay mail.cert.example:587 ok; database away since
+    /// 2026-11-25T03:56:00Z`. It is read later, so it has times and no durations.
+    pub fn words(&self) -> String {
+        let relay = |relay: &RelayHealth| match &relay.trouble {
+            None => format!("relay {} ok", relay.name),
+            Some(trouble) => format!("relay {} in trouble since {:.0}", relay.name, trouble.since),
+        };
+        let mut words: Vec<String> = self.relays.iter().map(relay).collect();
+        let database = self.database.as_ref();
+        words.extend(database.map(|away| format!("database away since {:.0}", away.since)));
         words.extend(self.disk_low.as_ref().map(|lack| format!("disk low: {lack}")));
         words.join("; ")
     }
@@ -159,19 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn the_words_name_what_is_wrong_and_for_how_long() {
-        let now: Timestamp = "2026-11-25T04:00:00Z".parse().unwrap();
-        let since: Timestamp = "2026-11-25T03:56:00Z".parse().unwrap();
+    fn the_words_name_what_is_wrong_and_since_when() {
+        let since: Timestamp = "2026-11-25T03:56:00.25Z".parse().unwrap();
         let trouble = Some(Trouble { since, words: "failed to connect".into() });
         let mut health = Health::new(["a.example:25", "b.example:25"].map(str::to_owned));
-        assert_eq!(health.words(now), "relay a.example:25 ok; relay b.example:25 ok");
+        assert_eq!(health.words(), "relay a.example:25 ok; relay b.example:25 ok");
         health.relays.pop();
         health.relays[0].trouble = trouble.clone();
         health.database = trouble;
         health.disk_low = Some("87 MiB free".into());
         assert_eq!(
-            health.words(now),
-            "relay a.example:25 in trouble for 4m; database away for 4m; disk low: 87 MiB free"
+            health.words(),
+            "relay a.example:25 in trouble since 2026-11-25T03:56:00Z; \
+             database away since 2026-11-25T03:56:00Z; disk low: 87 MiB free"
         );
     }
 }

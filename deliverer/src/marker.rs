@@ -124,20 +124,26 @@ impl Worker {
         while !marks.is_empty() {
             let batch: Vec<Mark> = marks.drain(..marks.len().min(BATCH)).collect();
             match self.try_mark(&batch) {
-                Ok(marked) => self.done(&batch, &marked),
-                Err(Problem::Data(text)) => match batch.as_slice() {
-                    [mark] => {
-                        if self.refused.insert(mark.id.clone()) {
-                            error!(
-                                ticket = %mark.ticket, mail = %mark.id,
-                                "cannot mark a relayed mail as sent, will try again: {text}"
-                            );
+                Ok(marked) => {
+                    self.is_there();
+                    self.done(&batch, &marked);
+                }
+                Err(Problem::Data(text)) => {
+                    self.is_there();
+                    match batch.as_slice() {
+                        [mark] => {
+                            if self.refused.insert(mark.id.clone()) {
+                                error!(
+                                    ticket = %mark.ticket, mail = %mark.id,
+                                    "cannot mark a relayed mail as sent, will try again: {text}"
+                                );
+                            }
+                            rest.extend(batch);
                         }
-                        rest.extend(batch);
+                        // The others are marked all the same.
+                        _ => rest.extend(self.mark_one_by_one(batch)),
                     }
-                    // The others are marked all the same.
-                    _ => rest.extend(self.mark_one_by_one(batch)),
-                },
+                }
                 Err(Problem::Connection(text)) => {
                     self.client = None;
                     rest.extend(batch);
@@ -169,10 +175,14 @@ impl Worker {
         rest
     }
 
-    fn done(&mut self, batch: &[Mark], marked: &Marked) {
+    /// The database answers, whatever it says of a mail.
+    fn is_there(&mut self) {
         if self.away.take().is_some() {
             info!("the database takes marks again");
         }
+    }
+
+    fn done(&self, batch: &[Mark], marked: &Marked) {
         tell(marked);
         let ids = batch.iter().map(|mark| mark.id.clone()).collect();
         // Nobody listens any more: then the next start finds the records and asks again.

@@ -198,7 +198,8 @@ impl Metrics {
     }
 
     /// Numbers that are told as configured, by threads that end with the program: the file is
-    /// written four times a minute, and whoever asks on the port gets an answer.
+    /// written four times a minute, from the first look on, and whoever asks on the port gets an
+    /// answer.
     ///
     /// Fails if the port can't be listened on. A file that can't be written is a WARN, and tried
     /// again: the mails matter more.
@@ -208,9 +209,7 @@ impl Metrics {
             listener::start(address, metrics.clone())?;
         }
         if let Some(path) = &settings.file {
-            let file = file::MetricsFile::new(path.clone());
-            file.start(metrics.clone());
-            metrics.file = Some(file);
+            metrics.file = Some(file::MetricsFile::new(path.clone()));
         }
         Ok(metrics)
     }
@@ -218,7 +217,7 @@ impl Metrics {
     /// Writes the file for the last time: what happened since the last quarter of a minute counts.
     pub fn finish(&self) {
         if let Some(file) = &self.file {
-            file.write(&self.text());
+            file.write(self);
         }
     }
 
@@ -236,6 +235,10 @@ impl Metrics {
         }
         self.oldest.set(counts.oldest_waiting(now).unwrap_or_default().as_secs_f64());
         self.last_look.set(seconds_since_1970());
+        // Not earlier: mails that nobody counted yet must not be missing from it after each restart.
+        if let Some(file) = &self.file {
+            file.start(self);
+        }
     }
 
     /// An attempt to relay a mail ended.

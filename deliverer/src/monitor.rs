@@ -47,8 +47,8 @@ impl Monitor {
         self.systemd.reloading();
     }
 
-    /// The service is not stuck. To be said by the thread that does the work.
-    pub fn lives(&self) {
+    /// The service is not stuck. To be said by the thread that does the work, as often as it likes.
+    pub fn lives(&mut self) {
         self.systemd.watchdog();
     }
 
@@ -105,7 +105,7 @@ impl Monitor {
         self.database(None);
     }
 
-    /// What is wrong with the database, while it is away.
+    /// What is wrong with the database, while it is away; `None` once it answers.
     pub fn database(&mut self, words: Option<String>) {
         self.metrics.database_up(words.is_none());
         self.health.database = words.map(|words| {
@@ -127,7 +127,7 @@ impl Monitor {
             self.health.write(deliverer);
             self.said = Some(self.health.clone());
         }
-        let words = self.health.words(outbox::now());
+        let words = self.health.words();
         self.systemd.status(&format!("{}; {words}", self.counts));
     }
 
@@ -136,8 +136,9 @@ impl Monitor {
         self.systemd.stopping();
     }
 
-    /// The service has ended.
-    pub fn ended(&self, deliverer: &Deliverer<'_>) {
+    /// The service has ended, and so many relayed mails are not marked.
+    pub fn ended(&self, deliverer: &Deliverer<'_>, unmarked: usize) {
+        self.metrics.unmarked(unmarked);
         // A file that stays behind misleads nobody.
         let _ = deliverer.say_nothing();
         self.metrics.finish();

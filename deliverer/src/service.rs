@@ -47,6 +47,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// each mail's flags are looked at right before it is sent.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// How many mails are written down together at most: on a slow disk, each takes its time.
+const TOGETHER: usize = 200;
+
 /// How long to wait before a record that could not be written is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
@@ -272,7 +275,7 @@ impl<'a> Service<'a> {
             && self.wait_for_marks(until.saturating_duration_since(Instant::now()))?
         {}
         self.summary.unmarked = self.unmarked.len();
-        self.monitor.ended(&self.deliverer);
+        self.monitor.ended(&self.deliverer, self.unmarked.len());
         worked.map(|()| self.summary)
     }
 
@@ -323,6 +326,7 @@ impl<'a> Service<'a> {
         let (mut decided, mut counted) = (Vec::new(), Vec::new());
         self.due.clear();
         for (id, entry) in &snapshot.entries {
+            self.monitor.lives();
             let mut count = |state| counted.push((state, id.written_at()));
             if self.unmarked.contains_key(id) {
                 count(StateName::Accepted);
@@ -371,6 +375,9 @@ impl<'a> Service<'a> {
             } else {
                 let suspect = self.suspects.get(id).copied().unwrap_or(0);
                 self.due.insert((suspect, id.clone()), (file.clone(), record));
+            }
+            if decided.len() >= TOGETHER {
+                self.write_down(std::mem::take(&mut decided))?;
             }
         }
         self.monitor.looked(counted.into_iter().collect());
@@ -530,9 +537,16 @@ impl<'a> Service<'a> {
 
     /// Waits for marks. Whether some came, and not the news that the database takes none.
     fn wait_for_marks(&mut self, longest: Duration) -> outbox::Result<bool> {
-        match self.events.recv_timeout(longest) {
-            Ok(event) => self.handle(vec![event]),
-            Err(_) => Ok(false),
+        let until = Instant::now() + longest;
+        loop {
+            self.monitor.lives();
+            let left = until.saturating_duration_since(Instant::now());
+            let wait = self.monitor.interval().map_or(left, |interval| left.min(interval));
+            match self.events.recv_timeout(wait) {
+                Ok(event) => return self.handle(vec![event]),
+                Err(_) if wait == left => return Ok(false),
+                Err(_) => {}
+            }
         }
     }
 
@@ -546,14 +560,14 @@ impl<'a> Service<'a> {
             match event {
                 Event::Look => self.look = true,
                 Event::Stop => {}
+                // What is about to end needs no new configuration.
+                Event::Reload if self.stopping() => {}
                 Event::Reload => self.reload(),
                 Event::NotMarked(away) => {
                     takes_marks = false;
                     self.refused = true;
                     self.hear();
-                    if away.is_some() {
-                        self.monitor.database(away);
-                    }
+                    self.monitor.database(away);
                 }
                 Event::Marked(ids) => {
                     self.refused = false;
@@ -658,6 +672,7 @@ impl<'a> Service<'a> {
         let mut done = Ok(());
         let mut records = Vec::with_capacity(decided.len());
         decided.retain(|mail| {
+            self.monitor.lives();
             let Some(record) = &mail.verdict.record else { return false };
             if mail.verdict.hold {
                 match self.deliverer.hold(&mail.sidecar.id, &mail.file) {
@@ -677,6 +692,8 @@ impl<'a> Service<'a> {
             return done;
         }
         self.record(&records)?;
+        // Others see the mails as the last look found them.
+        self.look = true;
         for (Decided { sidecar, file, verdict, took, _lock }, record) in
             decided.into_iter().zip(records)
         {

@@ -1,26 +1,38 @@
 //! What systemd is told of the service: ready, what it is about, that it lives, and that it ends
 //! (`sd_notify(3)`). Started by something else, nothing is told to anybody.
 
-use std::time::Duration;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
 
 use outbox_config::text::one_line;
 use sd_notify::NotifyState;
 use tracing::debug;
 
+/// How long systemd may take to take a message. One that is frozen must not freeze the service.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The way to systemd, if it started this program and wants to know.
 #[derive(Debug)]
 pub struct Systemd {
-    listens: bool,
+    /// Where it listens: a path, or behind `@` an abstract name.
+    socket: Option<OsString>,
     watchdog: Option<Duration>,
+    /// When it was last said that the service lives.
+    lived: Option<Instant>,
     status: String,
 }
 
 impl Systemd {
     /// Looks whether systemd listens, and whether it watches.
     pub fn from_environment() -> Self {
-        let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
-        let watchdog = sd_notify::watchdog_enabled().filter(|_| listens);
-        Self { listens, watchdog, status: String::new() }
+        let socket = std::env::var_os("NOTIFY_SOCKET");
+        let watchdog = sd_notify::watchdog_enabled().filter(|_| socket.is_some());
+        Self { socket, watchdog, lived: None, status: String::new() }
     }
 
     /// How often [`Systemd::watchdog`] is to be said: twice as often as systemd asks. `None` where
@@ -43,10 +55,13 @@ impl Systemd {
         }
     }
 
-    /// It lives. To be said only by the thread that does the work, so that it means something.
-    pub fn watchdog(&self) {
-        if self.watchdog.is_some() {
+    /// It lives. To be said only by the thread that does the work, so that it means something; also
+    /// in the midst of what can take long, for it is not passed on more often than makes sense.
+    pub fn watchdog(&mut self) {
+        let Some(limit) = self.watchdog else { return };
+        if self.lived.is_none_or(|lived| lived.elapsed() >= limit / 8) {
             self.notify(&[NotifyState::Watchdog]);
+            self.lived = Some(Instant::now());
         }
     }
 
@@ -65,17 +80,30 @@ impl Systemd {
 
     /// A message that does not arrive is no reason to stop: systemd acts on what it misses.
     fn notify(&self, states: &[NotifyState<'_>]) {
-        if self.listens
-            && let Err(error) = sd_notify::notify(states)
+        if let Some(socket) = &self.socket
+            && let Err(error) = send(socket, states)
         {
             debug!("cannot tell systemd how the service is: {error}");
         }
     }
 }
 
+fn send(to: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let mut message = String::new();
+    for state in states {
+        let _ = writeln!(message, "{state}");
+    }
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    match to.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(to)?,
+    }
+    socket.send(message.as_bytes()).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 
     use super::*;
@@ -104,6 +132,7 @@ mod tests {
         assert_eq!(hear(), "READY=1\n");
         assert_eq!(hear(), "STATUS=no mails\\n\n", "a line end in it is no new assignment");
         assert_eq!(hear(), "WATCHDOG=1\n", "the same words are not said twice");
+        // Nor that it lives, a moment later.
         let reloading = hear();
         let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(at.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
@@ -119,13 +148,27 @@ mod tests {
         systemd.status("no mails\n");
         systemd.status("no mails\n");
         systemd.watchdog();
+        systemd.watchdog();
         systemd.reloading();
         systemd.stopping();
     }
 
     #[test]
+    fn a_systemd_that_takes_no_message_freezes_nothing() {
+        let name = format!("@outbox-deliverer-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
+        let deaf = UnixDatagram::bind_addr(&address).unwrap();
+        let failed = (0..100_000).find_map(|_| send(name.as_ref(), &[NotifyState::Watchdog]).err());
+        assert_eq!(failed.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        let mut bytes = [0; 16];
+        let length = deaf.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"WATCHDOG=1\n");
+    }
+
+    #[test]
     fn without_systemd_nothing_is_told_and_nobody_watches() {
-        let mut systemd = Systemd { listens: false, watchdog: None, status: String::new() };
+        let mut systemd =
+            Systemd { socket: None, watchdog: None, lived: None, status: String::new() };
         systemd.ready();
         systemd.status("words");
         systemd.watchdog();

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`postgres_cluster`] | a PostgreSQL cluster, shared, or private where a test stops it |
 //! | [`database`] | a database of its own for a test, with the project's schema in it |
+//! | [`service_manager`] | systemd as a service sees it: what the service says of itself, and when |
 //! | [`site`] | an installation: database, key, outbox, configuration, and the two programs on it |
 //! | [`mod@programs`] | the two programs as processes, with time limits and what they logged |
 //! | [`events`] | events with directives, as few words as a test needs |
@@ -28,6 +29,7 @@ pub mod postgres_cluster;
 pub mod programs;
 pub mod random;
 pub mod scripted_relay;
+pub mod service_manager;
 pub mod site;
 pub mod system;
 pub mod watchdog;

@@ -14,6 +14,7 @@
 //! assert_eq!(site.pending(), 0);
 //! ```
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,6 +40,7 @@ pub struct Builder {
     gnupg: Option<fn(&Path) -> Gnupg>,
     templates: Vec<(String, String)>,
     settings: Vec<(String, Value)>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 /// One of the two programs.
@@ -60,6 +62,7 @@ pub struct Site {
     domain: String,
     programs: Programs,
     config: Value,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Builder {
@@ -105,6 +108,17 @@ impl Builder {
         self
     }
 
+    /// Variables in the environment of the programs, such as a
+    /// [`ServiceManager`](crate::service_manager::ServiceManager)'s.
+    #[must_use]
+    pub fn environment(
+        mut self,
+        variables: impl IntoIterator<Item = (&'static str, OsString)>,
+    ) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
     /// Makes it.
     pub fn build(self) -> Site {
         static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -145,7 +159,8 @@ impl Builder {
             "review": {},
             "metrics": {},
         });
-        let mut site = Site { gnupg, database, folder, domain, programs: self.programs, config };
+        let (programs, environment) = (self.programs, self.environment);
+        let mut site = Site { gnupg, database, folder, domain, programs, config, environment };
         site.write_config();
         for (key, value) in self.settings {
             site.set(&key, value);
@@ -166,6 +181,7 @@ impl Site {
             gnupg: Some(Gnupg::with_key),
             templates: Vec::new(),
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -277,9 +293,13 @@ impl Site {
             "OUTBOX_SMTP_PASSWORD",
             "OUTBOX_DATABASE_PASSWORD",
             "CREDENTIALS_DIRECTORY",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "WATCHDOG_PID",
         ] {
             command.env_remove(variable);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -1,6 +1,7 @@
 //! What databases do that ours should not: commit without durability, refuse one row of many, give
 //! a ticket twice. In each case no mail may be lost, sent twice or left unmarked in silence.
 
+use outbox_tests::Cluster;
 use outbox_tests::events::{self, Directive};
 use outbox_tests::programs;
 use outbox_tests::programs::wait_until;
@@ -51,6 +52,32 @@ fn a_directive_that_can_not_be_marked_keeps_no_other_from_being_marked() {
     assert_eq!(run.lines("ERROR").len(), 1, "it is told once: {run}");
     assert!(run.lines("ERROR")[0].contains("not this one"), "{run}");
     assert_eq!(relay.received().len(), 4);
+}
+
+#[test]
+fn a_database_that_is_back_and_refuses_marks_is_not_away() {
+    let cluster = Cluster::private();
+    let relay = ScriptedRelay::start();
+    let site =
+        Site::new(programs!()).unsigned().database(cluster.database()).relay(relay.port()).build();
+    site.insert(&events::groups(3));
+    site.generator(&["run", "--all"]).expect(0);
+    site.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE 'not this one'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON directives FOR EACH ROW EXECUTE FUNCTION refuse();",
+    );
+    cluster.stop();
+    let service = site.start_deliverer(&["run"]);
+    service.wait_for("the database does not take marks");
+    relay.wait_for_mails(3);
+    cluster.start();
+    service.wait_for_nth("cannot mark a relayed mail as sent", 3);
+    wait_until("it is not away", || !site.deliverer(&["status"]).stdout.contains("database away"));
+    site.sql("DROP TRIGGER refuse ON directives");
+    wait_until("all are marked", || site.pending() == 0);
+    let run = service.terminate().expect(0);
+    run.line("INFO", &["the database takes marks again"]);
 }
 
 #[test]
