@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use outbox::{MailFile, MailId, MailLock, Outbox, Sidecar};
+use outbox::{DeliveryRecord, MailFile, MailId, MailLock, Outbox, Sidecar};
 use tracing::{debug, debug_span};
 
 use crate::event::Event;
@@ -28,8 +28,8 @@ pub struct Task {
     pub id: MailId,
     /// Its file's last known place.
     pub known: MailFile,
-    /// The recipients that have it, or were refused: they are not asked for.
-    pub closed: Vec<String>,
+    /// What is written down of it: only the recipients that it has open are asked for.
+    pub record: DeliveryRecord,
     /// The turn at the relay, to be given back.
     pub turn: Turn,
     /// The relay.
@@ -122,7 +122,7 @@ impl Drop for Guard {
 
 fn attempt(task: Task) -> Report {
     let begun = Instant::now();
-    let Task { outbox, id, known, closed, turn, relay, session, stop, offered } = task;
+    let Task { outbox, id, known, record, turn, relay, session, stop, offered } = task;
     let report = |came, session, lock| {
         let took = begun.elapsed();
         Report { id: id.clone(), turn, came, session, took, lock }
@@ -141,8 +141,8 @@ fn attempt(task: Task) -> Report {
         Ok(read) => read,
         Err(came) => return report(came, Some(session), Some(lock)),
     };
-    let open = found.sidecar.envelope.to.iter().filter(|address| !closed.contains(address));
-    let envelope = match smtp_envelope(&found.sidecar.envelope.from, open) {
+    let open = record.open_recipients(&found.sidecar.envelope.to);
+    let envelope = match smtp_envelope(&found.sidecar.envelope.from, &open) {
         Ok(envelope) => envelope,
         Err(reason) => return report(Came::Unfit(found, reason), Some(session), Some(lock)),
     };
@@ -206,11 +206,11 @@ fn read(outbox: &Outbox, id: &MailId, known: &MailFile) -> Result<(Box<Found>, V
 }
 
 /// The envelope as SMTP's own type, or why it is none.
-fn smtp_envelope<'a>(from: &str, to: impl Iterator<Item = &'a String>) -> Result<Envelope, String> {
+fn smtp_envelope(from: &str, to: &[&str]) -> Result<Envelope, String> {
     let address = |text: &str| {
         text.parse::<Address>().map_err(|error| format!("{text:?} is no mail address: {error}"))
     };
     let from = if from.is_empty() { None } else { Some(address(from)?) };
-    let to = to.map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+    let to = to.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
     Envelope::new(from, to).map_err(|error| error.to_string())
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use outbox_config::{ConfigError, DeliverySettings, SmtpSettings};
 use tracing::{debug, info, warn};
 
@@ -61,8 +61,8 @@ struct Known {
     narrow: Option<Instant>,
     /// When each mail that is with it now was given to it.
     with_it: Vec<Instant>,
-    /// Whether it was told that it sits on all that it has.
-    silent: bool,
+    /// Since when it has sat on all that it has, once that was told.
+    silent: Option<Timestamp>,
 }
 
 enum Health {
@@ -74,8 +74,9 @@ enum Health {
         known: Trouble,
         /// When it was last found so.
         found: Instant,
-        /// Until when it is left alone.
+        /// Until when it is left alone: by the clock that nobody sets, and by the one that is told.
         until: Instant,
+        paused_until: Timestamp,
         pause: Duration,
     },
 }
@@ -148,7 +149,7 @@ impl Relays {
                 relay: Arc::new(relay),
                 health: Health::Unknown,
                 narrow: None,
-                silent: false,
+                silent: None,
                 with_it: before.map(|known| known.with_it.clone()).unwrap_or_default(),
                 name,
             })
@@ -290,12 +291,13 @@ impl Relays {
     pub fn tidy(&mut self) -> Option<Instant> {
         let now = Instant::now();
         for known in &mut self.known {
-            let silent = known.sits_on_all(now);
-            if silent && !known.silent {
+            if !known.sits_on_all(now) {
+                known.silent = None;
+            } else if known.silent.is_none() {
                 let mails = known.with_it.len();
                 warn!(relay = &*known.name, mails, "the relay sits on all mails that it has");
+                known.silent = Some(outbox::now());
             }
-            known.silent = silent;
             if known.narrow.is_some_and(|until| now >= until) {
                 known.narrow = None;
                 info!(relay = &*known.name, "the relay may have all connections again");
@@ -322,17 +324,13 @@ impl Relays {
 impl Known {
     fn health(&self) -> RelayHealth {
         let (trouble, paused_until) = match &self.health {
-            Health::Trouble { known, until, .. } => {
-                let left = until.saturating_duration_since(Instant::now());
-                let left = SignedDuration::try_from(left).unwrap_or_default();
-                (Some(known.clone()), Some(outbox::now() + left).filter(|_| !left.is_zero()))
+            Health::Trouble { known, paused_until, .. } => {
+                (Some(known.clone()), self.rests().then_some(*paused_until))
             }
-            Health::Unknown | Health::Works if self.silent => {
-                let oldest = self.with_it.iter().min().map(Instant::elapsed).unwrap_or_default();
-                let since = outbox::now() - SignedDuration::try_from(oldest).unwrap_or_default();
-                (Some(Trouble { since, words: "it sits on all mails that it has".into() }), None)
+            Health::Unknown | Health::Works => {
+                let words = || "it sits on all mails that it has".to_owned();
+                (self.silent.map(|since| Trouble { since, words: words() }), None)
             }
-            Health::Unknown | Health::Works => (None, None),
         };
         RelayHealth { name: self.name.to_string(), trouble, paused_until }
     }
@@ -417,7 +415,10 @@ impl Known {
             }
         };
         let known = Trouble { since, words: trouble.to_string() };
-        self.health = Health::Trouble { known, found: now, until: now + pause, pause };
+        let paused_until =
+            outbox::now() + SignedDuration::try_from(pause).expect("it is minutes at most");
+        let until = now + pause;
+        self.health = Health::Trouble { known, found: now, until, paused_until, pause };
     }
 
     fn works(&mut self, turn: &Turn) {

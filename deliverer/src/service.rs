@@ -7,12 +7,10 @@
 //!    └── doorbell, half a minute, next attempt due, stop
 //! ```
 //!
-//! The directory is the state, and this thread alone changes it. What is kept in memory only saves
-//! work: which mails are in the relays' or the marker's hands, what was warned about, and over which
-//! mails a relay got into trouble.
+//! The directory is the state, and of this program this thread alone changes it. What is kept in memory
+//! only saves work: which mails are due and in the relays' hands ([`Due`]), which are in the marker's
+//! ([`Unmarked`]), when to look again ([`Looks`]), and what was warned about ([`Told`]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -21,31 +19,28 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use jiff::{SignedDuration, Timestamp};
 use outbox::{
-    Deliverer, DeliveryRecord, DeliveryState, MailFile, MailId, MailLock, RecipientState, Sidecar,
-    Snapshot, State,
+    Deliverer, DeliveryRecord, DeliveryState, MailFile, MailId, MailLock, Sidecar, Snapshot, State,
 };
 use outbox_config::{Config, Failure, Uncertain, logging};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::attempt::{self, Came, Found, Report, Task};
 use crate::cli::StateName;
+use crate::due::{Due, InHand};
 use crate::event::Event;
 use crate::housekeeping::{Housekeeping, remove_leftovers};
+use crate::looks::Looks;
 use crate::marker::Marker;
-use crate::marks::Mark;
 use crate::monitor::Monitor;
 use crate::queue::state_name;
 use crate::relays::Relays;
-use crate::smtp::RelayTrouble;
 use crate::summary::Summary;
+use crate::told::Told;
+use crate::unmarked::{self, Unmarked};
 use crate::verdict::{self, Circumstances, Verdict, judge};
 
-/// How long the service looks away at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// How long it looks away at least while mails are due: its own work rings the doorbell as well, and
-/// each mail's flags are looked at right before it is sent.
-const BUSY: Duration = Duration::from_secs(1);
+/// How long the service waits at most where nothing tells it how long.
+const LONG: Duration = Duration::from_secs(30);
 
 /// How many mails are written down together at most: on a slow disk, each takes its time.
 const TOGETHER: usize = 200;
@@ -53,80 +48,27 @@ const TOGETHER: usize = 200;
 /// How long to wait before a record that could not be written is written again.
 const RECORD_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long the marker may say nothing while it has marks in hand: longer than its connection and
-/// its statements can take unless the server is frozen.
-const MARKS_OVERDUE: Duration = Duration::from_secs(180);
-
-/// With how many troubles of the relay in a row a mail takes the blame for them.
-const BLAMED: u32 = 3;
-
-/// Over how many mails in a row a relay may break before a single run gives up.
-const BREAKS: u32 = 10;
-
-/// How many other mails pass one over which a relay got into trouble, before it has its turn.
-const PASSED: u32 = 20;
-
-/// How long somebody else may have the lock of a mail until that is told.
-const LOCKED_LONG: Duration = Duration::from_secs(60);
-
 /// How long the end waits for marks that are under way.
 const LAST_MARKS: Duration = Duration::from_secs(10);
-
-/// What is to be relayed, in its order: how suspect a mail is, then its id, which begins with the
-/// time.
-type Due = BTreeMap<(u32, MailId), (MailFile, Option<DeliveryRecord>)>;
 
 /// The deliverer at work.
 pub struct Service<'a> {
     deliverer: Deliverer<'a>,
     config: Config,
     relays: Relays,
-    marker: Marker,
     monitor: Monitor,
     events: Receiver<Event>,
     /// Where attempts report to: the other end of `events`.
     report: Sender<Event>,
     stop: Arc<AtomicBool>,
-    /// Whether something may have changed since the last look began, and when that was.
-    look: bool,
-    looked: Instant,
-    /// When the next look may begin.
-    look_from: Instant,
-    /// When to look again without being told to.
-    look_at: Instant,
+    looks: Looks,
     due: Due,
-    /// In a relay's hands, with what is known of them.
-    in_hand: HashMap<MailId, InHand>,
+    unmarked: Unmarked,
     /// When `delivery.rate` allows the next mail.
     next_by_rate: Instant,
-    /// Whether the database must take marks before more is relayed.
-    blocked: bool,
-    /// Whether the database refused marks when it was last heard of.
-    refused: bool,
-    /// When the marker last spoke, or had nothing to do. None once its silence was told.
-    heard: Option<Instant>,
-    /// Relayed, and in the marker's hands; with the file's last known place.
-    unmarked: HashMap<MailId, Option<MailFile>>,
-    /// How often a relay got into trouble over a mail: it goes to the back of the queue.
-    suspects: HashMap<MailId, u32>,
-    /// How often in a row relays broke over mails, and none went through.
-    breaks: u32,
-    /// How many mails went since the last one over which a relay had got into trouble.
-    passed: u32,
-    /// Since when somebody else has had the lock of a mail, and whether that was told.
-    locked: HashMap<MailId, (Instant, bool)>,
-    warned: HashSet<PathBuf>,
+    told: Told,
     housekeeping: Housekeeping,
     summary: Summary,
-}
-
-/// A mail in a relay's hands.
-struct InHand {
-    known: MailFile,
-    record: DeliveryRecord,
-    suspect: u32,
-    /// Whether the relay has heard of it.
-    offered: Arc<AtomicBool>,
 }
 
 /// A mail about which something was decided, and what is to be written down of it.
@@ -165,32 +107,19 @@ impl<'a> Service<'a> {
         (report, events): (Sender<Event>, Receiver<Event>),
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let now = Instant::now();
         Self {
             deliverer,
             config,
             relays,
-            marker,
             monitor,
             events,
             report,
             stop,
-            look: true,
-            looked: now,
-            look_from: now,
-            look_at: now,
-            due: Due::new(),
-            in_hand: HashMap::new(),
-            next_by_rate: now,
-            blocked: false,
-            heard: Some(now),
-            unmarked: HashMap::new(),
-            suspects: HashMap::new(),
-            breaks: 0,
-            passed: 0,
-            refused: false,
-            locked: HashMap::new(),
-            warned: HashSet::new(),
+            looks: Looks::new(),
+            due: Due::default(),
+            unmarked: Unmarked::new(marker),
+            next_by_rate: Instant::now(),
+            told: Told::default(),
             housekeeping: Housekeeping::default(),
             summary: Summary::default(),
         }
@@ -206,7 +135,7 @@ impl<'a> Service<'a> {
         remove_leftovers(&self.deliverer)?;
         self.monitor.ready();
         while !self.stopping() {
-            if self.is_time_to_look() {
+            if Instant::now() >= self.looks.due_at(!self.due.is_idle()) {
                 self.look()?;
             }
             let rest = self.dispatch()?;
@@ -232,27 +161,29 @@ impl<'a> Service<'a> {
         while !self.stopping() {
             let rest = self.dispatch()?;
             match rest {
-                Rest::Nothing if self.in_hand.is_empty() => break,
+                Rest::Nothing if self.due.in_hand() == 0 => break,
                 // Over a mail that breaks the relay the others wait for a moment only.
-                Rest::Relays if self.in_hand.is_empty() && !self.others_may_pass() => {
+                Rest::Relays if self.due.in_hand() == 0 && !self.due.others_may_pass() => {
                     self.summary.relay_trouble = true;
                     break;
                 }
-                Rest::Marks if self.in_hand.is_empty() => {
-                    if !self.wait_for_marks(MARKS_OVERDUE)? {
+                Rest::Marks if self.due.in_hand() == 0 => {
+                    if !self.wait_for_marks(unmarked::OVERDUE)? {
                         return Ok(());
                     }
                 }
                 _ => {
                     // It looks only once.
                     let until = self.turn_at(rest);
-                    self.wait(until.unwrap_or_else(|| Instant::now() + LOOK_AGAIN))?;
+                    self.wait(until.unwrap_or_else(|| Instant::now() + LONG))?;
                 }
             }
         }
         self.summary.relay_trouble |= self.relays.all_rest();
-        while !self.stopping() && !self.unmarked.is_empty() && self.wait_for_marks(MARKS_OVERDUE)? {
-        }
+        while !self.stopping()
+            && !self.unmarked.is_empty()
+            && self.wait_for_marks(unmarked::OVERDUE)?
+        {}
         self.keep_house()
     }
 
@@ -261,19 +192,21 @@ impl<'a> Service<'a> {
     fn end(mut self, mut worked: outbox::Result<()>) -> outbox::Result<Summary> {
         self.monitor.stopping();
         self.stop.store(true, Ordering::SeqCst);
-        while self.in_hand.values().any(|mail| mail.offered.load(Ordering::SeqCst)) {
-            worked = worked.and(self.wait(Instant::now() + LOOK_AGAIN));
+        while self.due.any_offered() {
+            worked = worked.and(self.wait(Instant::now() + LONG));
         }
-        for (_, InHand { mut record, .. }) in std::mem::take(&mut self.in_hand) {
-            let offered = record.offered_at.take().is_some();
-            worked = worked.and(self.unoffer(record, offered).map(drop));
+        for record in self.due.let_go() {
+            worked = worked.and(self.unoffer(record));
         }
         self.relays.disconnect();
         let until = Instant::now() + LAST_MARKS;
-        while worked.is_ok()
-            && !self.unmarked.is_empty()
-            && self.wait_for_marks(until.saturating_duration_since(Instant::now()))?
-        {}
+        while worked.is_ok() && !self.unmarked.is_empty() {
+            match self.wait_for_marks(until.saturating_duration_since(Instant::now())) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => worked = Err(error),
+            }
+        }
         self.summary.unmarked = self.unmarked.len();
         self.monitor.ended(&self.deliverer, self.unmarked.len());
         worked.map(|()| self.summary)
@@ -283,40 +216,21 @@ impl<'a> Service<'a> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    fn is_time_to_look(&self) -> bool {
-        let now = Instant::now();
-        (self.look || now >= self.look_at) && now >= self.earliest()
-    }
-
-    /// When the next look may begin. A look at many mails takes its time, and thousands can become due
-    /// one after the other: most of the time is for relaying them.
-    fn earliest(&self) -> Instant {
-        if self.due.is_empty() && self.in_hand.is_empty() {
-            self.look_from
-        } else {
-            self.looked + BUSY
-        }
-    }
-
     /// Looks at the outbox, and sees to each mail as its state asks.
     fn look(&mut self) -> outbox::Result<()> {
-        // Cleared before the look: what rings during it asks for another one.
-        self.look = false;
-        self.looked = Instant::now();
-        self.look_at = self.looked + LOOK_AGAIN;
+        self.looks.begin();
         let snapshot = self.deliverer.outbox().scan()?;
-        self.warn_of_oddities(&snapshot);
+        self.told.oddities(&snapshot);
         let lack = self.housekeeping.watch_room(&self.deliverer, &self.config)?;
         self.monitor.room(lack);
-        self.listen_to_marker();
-        self.suspects.retain(|id, _| snapshot.entries.contains_key(id));
-        self.locked.retain(|id, _| snapshot.entries.contains_key(id));
+        self.unmarked.listen();
+        self.told.begin_anew(&snapshot);
+        self.due.begin_anew(&snapshot);
         self.sort_out(&snapshot)?;
         if !self.due.is_empty() && !self.housekeeping.can_record(&self.deliverer)? {
             self.due.clear();
         }
-        let cost = self.looked.elapsed();
-        self.look_from = self.looked + (cost * 10).min(BUSY);
+        self.looks.end();
         Ok(())
     }
 
@@ -324,15 +238,14 @@ impl<'a> Service<'a> {
     fn sort_out(&mut self, snapshot: &Snapshot) -> outbox::Result<()> {
         let now = outbox::now();
         let (mut decided, mut counted) = (Vec::new(), Vec::new());
-        self.due.clear();
         for (id, entry) in &snapshot.entries {
             self.monitor.lives();
             let mut count = |state| counted.push((state, id.written_at()));
-            if self.unmarked.contains_key(id) {
+            if self.unmarked.contains(id) {
                 count(StateName::Accepted);
                 continue;
             }
-            if self.in_hand.contains_key(id) {
+            if self.due.has_in_hand(id) {
                 count(StateName::Queued);
                 continue;
             }
@@ -345,11 +258,13 @@ impl<'a> Service<'a> {
                 record = read;
             }
             let state = entry.state(record.as_ref());
-            if entry.sidecar {
+            if self.told.is_unreadable(id) {
+                count(StateName::Failed);
+            } else if entry.sidecar {
                 count(state_name(&state, record.as_ref()));
             }
             if let (State::Foreign, Some(mail)) = (&state, &entry.mail) {
-                self.warn_of_foreign(id, mail);
+                self.told.foreign(id, &self.deliverer.outbox().mail_path(mail));
                 continue;
             }
             if state == State::Accepted {
@@ -373,8 +288,7 @@ impl<'a> Service<'a> {
             } else if let Some(until) = self.not_before(id, &state, record.as_ref(), now) {
                 self.look_again_at(until);
             } else {
-                let suspect = self.suspects.get(id).copied().unwrap_or(0);
-                self.due.insert((suspect, id.clone()), (file.clone(), record));
+                self.due.add(id.clone(), file.clone(), record);
             }
             if decided.len() >= TOGETHER {
                 self.write_down(std::mem::take(&mut decided))?;
@@ -431,27 +345,21 @@ impl<'a> Service<'a> {
     /// Begins attempts for what is due, as many as are allowed now. Says why not more.
     fn dispatch(&mut self) -> outbox::Result<Rest> {
         let rest = self.begin_attempts()?;
-        // Otherwise they are only under way.
-        let blocked = rest == Rest::Marks && self.refused;
-        if blocked != std::mem::replace(&mut self.blocked, blocked) && blocked {
-            let unmarked = self.unmarked.len();
-            warn!(
-                unmarked,
-                "relaying waits until the database takes marks (delivery.unmarked_limit)"
-            );
-        }
+        self.unmarked.is_waited_for(rest == Rest::Marks);
         Ok(rest)
     }
 
     fn begin_attempts(&mut self) -> outbox::Result<Rest> {
         while !self.stopping() {
-            let Some(next) = self.next_due() else { return Ok(Rest::Nothing) };
+            if !self.due.has_next() {
+                return Ok(Rest::Nothing);
+            }
             let limit = self.config.delivery.unmarked_limit;
             if self.unmarked.len() >= limit {
                 return Ok(Rest::Marks);
             }
             // Those in hand may all become unmarked ones.
-            if self.unmarked.len() + self.in_hand.len() >= limit {
+            if self.unmarked.len() + self.due.in_hand() >= limit {
                 return Ok(Rest::Nothing);
             }
             let now = Instant::now();
@@ -465,55 +373,32 @@ impl<'a> Service<'a> {
             if let Some(rate) = self.config.delivery.rate {
                 self.next_by_rate = now + rate.interval();
             }
-            let (known, record) = self.due.remove(&next).expect("it was just there");
-            let (suspect, id) = next;
-            self.passed = if suspect > 0 { 0 } else { self.passed + 1 };
-            let mut record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
-            if record.was_held() {
-                record.reopen();
-            }
+            let (id, known, mut record) = self.due.take_next().expect("there is one");
             if self.config.delivery.uncertain == Uncertain::Hold {
                 record.offered_at = Some(outbox::now());
                 self.deliverer.record(std::slice::from_ref(&record))?;
             }
-            let closed = record.recipients.iter();
-            let closed = closed.filter(|(_, outcome)| outcome.state != RecipientState::Deferred);
-            let closed = closed.map(|(address, _)| address.clone()).collect();
             let offered = Arc::new(AtomicBool::new(false));
-            let in_hand =
-                InHand { known: known.clone(), record, suspect, offered: Arc::clone(&offered) };
-            self.in_hand.insert(id.clone(), in_hand);
-            let outbox = self.deliverer.outbox().clone();
-            let stop = Arc::clone(&self.stop);
-            let task = Task { outbox, id, known, closed, turn, relay, session, stop, offered };
+            let task = Task {
+                outbox: self.deliverer.outbox().clone(),
+                id: id.clone(),
+                known: known.clone(),
+                record: record.clone(),
+                turn,
+                relay,
+                session,
+                stop: Arc::clone(&self.stop),
+                offered: Arc::clone(&offered),
+            };
+            self.due.hand_over(id, InHand { known, record, offered });
             attempt::start(task, &self.report);
         }
         Ok(Rest::Nothing)
     }
 
-    /// The mail to relay next. Of those over which a relay got into trouble only one is in hand at a
-    /// time: whatever is wrong with them must not keep all connections busy.
-    fn next_due(&self) -> Option<(u32, MailId)> {
-        let suspect_in_hand = self.in_hand.values().any(|mail| mail.suspect > 0);
-        // New mails may keep coming.
-        let passed = self
-            .due
-            .keys()
-            .next_back()
-            .filter(|(suspect, _)| *suspect > 0 && !suspect_in_hand && self.passed >= PASSED);
-        let next = passed.or_else(|| self.due.keys().next())?;
-        (next.0 == 0 || !suspect_in_hand).then(|| next.clone())
-    }
-
-    /// Whether a relay broke over the last mails, and there are others that it may take.
-    fn others_may_pass(&self) -> bool {
-        let others = self.next_due().is_some_and(|(suspect, _)| suspect == 0);
-        others && (1..=BREAKS).contains(&self.breaks)
-    }
-
     /// When there is something to do although nothing happens.
     fn wake_at(&mut self, rest: Rest) -> Instant {
-        let until = if self.look { self.looked } else { self.look_at }.max(self.earliest());
+        let until = self.looks.due_at(!self.due.is_idle());
         self.turn_at(rest).map_or(until, |turn| until.min(turn))
     }
 
@@ -535,7 +420,8 @@ impl<'a> Service<'a> {
         self.handle(events).map(drop)
     }
 
-    /// Waits for marks. Whether some came, and not the news that the database takes none.
+    /// Waits for marks, or for whatever else happens. False if nothing did, or if the database takes no
+    /// marks.
     fn wait_for_marks(&mut self, longest: Duration) -> outbox::Result<bool> {
         let until = Instant::now() + longest;
         loop {
@@ -558,24 +444,22 @@ impl<'a> Service<'a> {
         let mut done = Ok(());
         for event in events {
             match event {
-                Event::Look => self.look = true,
+                Event::Look => self.looks.ring(),
                 Event::Stop => {}
                 // What is about to end needs no new configuration.
                 Event::Reload if self.stopping() => {}
                 Event::Reload => self.reload(),
                 Event::NotMarked(away) => {
                     takes_marks = false;
-                    self.refused = true;
-                    self.hear();
+                    self.unmarked.not_marked();
                     self.monitor.database(away);
                 }
                 Event::Marked(ids) => {
-                    self.refused = false;
-                    self.hear();
                     self.monitor.marked(ids.len());
-                    done = done.and(self.finish(ids));
+                    let mails = self.unmarked.marked(ids);
+                    done = done.and(self.finish(&mails));
                 }
-                Event::Report(report) => match self.take_back(*report) {
+                Event::Report(report) => match self.conclude(*report) {
                     Ok(mail) => decided.extend(mail),
                     Err(error) => done = done.and(Err(error)),
                 },
@@ -586,84 +470,73 @@ impl<'a> Service<'a> {
     }
 
     /// Takes a mail back from a relay's hands, and decides about it.
-    fn take_back(&mut self, report: Report) -> outbox::Result<Option<Decided>> {
+    fn conclude(&mut self, report: Report) -> outbox::Result<Option<Decided>> {
         let Report { id, turn, came, session, took, lock } = report;
-        let InHand { known, mut record, .. } = self.in_hand.remove(&id).expect("it was in hand");
-        match &came {
-            Came::NoSession(trouble) => {
-                self.monitor.no_session(turn.relay());
-                self.breaks = 0;
-                self.relays.end_without_session(&turn, trouble);
-            }
-            Came::Tried(_, attempt) => {
-                self.monitor.tried(turn.relay(), attempt);
-                self.relays.end(&turn, Some(attempt), session);
-                let broke = attempt.trouble.as_ref().is_some_and(RelayTrouble::may_be_the_mails);
-                self.breaks = if broke { self.breaks + 1 } else { 0 };
-                if attempt.trouble.is_none() {
-                    self.suspects.remove(&id);
-                }
-            }
-            _ => self.relays.end(&turn, None, session),
-        }
+        // At the end, those that no relay has heard of were let go.
+        let Some(InHand { known, record, .. }) = self.due.take_back(&id) else { return Ok(None) };
         if !matches!(came, Came::Tried(..)) {
             // No relay was offered it.
             self.next_by_rate = Instant::now();
         }
         if lock.is_some() {
-            self.locked.remove(&id);
+            self.told.unlocked(&id);
         }
-        let offered = record.offered_at.take().is_some();
-        let before = record.clone();
-        let decided = match came {
-            Came::NoSession(_) => None,
+        let (found, verdict) = match came {
+            Came::NoSession(trouble) => {
+                self.monitor.no_session(turn.relay());
+                self.relays.end_without_session(&turn, &trouble);
+                self.due.learn_of_no_session();
+                self.due.add(id, known, Some(record.clone()));
+                return self.unoffer(record).map(|()| None);
+            }
             Came::NotNow => {
+                self.relays.end(&turn, None, session);
                 // What changed rings. A lock that is let go of does not.
-                self.look_at = self.look_at.min(Instant::now() + BUSY);
+                self.looks.soon();
                 if lock.is_none() {
-                    self.warn_of_lock(&id);
+                    self.told.locked(&id);
                 }
-                return self.unoffer(before, offered);
+                return self.unoffer(record).map(|()| None);
             }
             Came::Unreadable(error) => {
+                self.relays.end(&turn, None, session);
                 self.leave_alone(&id, &error);
-                return self.unoffer(before, offered);
+                return self.unoffer(record).map(|()| None);
             }
-            Came::Unfit(found, reason) => Some((found, verdict::held(record, reason))),
+            Came::Unfit(found, reason) => {
+                self.relays.end(&turn, None, session);
+                (found, verdict::held(record, reason))
+            }
             Came::Tried(found, attempt) => {
-                let trouble = attempt.trouble.as_ref();
-                let blamed =
-                    trouble.is_some_and(RelayTrouble::may_be_the_mails) && self.suspect(&id);
+                self.monitor.tried(turn.relay(), &attempt);
+                self.relays.end(&turn, Some(&attempt), session);
+                self.told.readable(&id);
+                let blamed = self.due.learn(&id, attempt.trouble.as_ref());
                 let circumstances = self.circumstances(turn.relay(), took, blamed);
+                let before = record.clone();
                 let verdict = judge(record, &found.sidecar.envelope, &attempt, &circumstances);
-                Some((found, verdict))
+                if verdict.record.is_none() {
+                    // Nothing was said of it: it is still to be relayed.
+                    self.due.add(id, known, Some(before.clone()));
+                    return self.unoffer(before).map(|()| None);
+                }
+                (found, verdict)
             }
         };
-        if let Some((found, verdict)) = decided
-            && verdict.record.is_some()
-        {
-            let Found { sidecar, file } = *found;
-            return Ok(Some(Decided { sidecar, file, verdict, took: Some(took), _lock: lock }));
-        }
-        // Nothing was said of it: it is still to be relayed.
-        let suspect = self.suspects.get(&id).copied().unwrap_or(0);
-        self.due.insert((suspect, id), (known, Some(before.clone())));
-        self.unoffer(before, offered)
+        let Found { sidecar, file } = *found;
+        Ok(Some(Decided { sidecar, file, verdict, took: Some(took), _lock: lock }))
     }
 
     /// Writes down that a mail is in no relay's hands any more, if it was written down that it was.
-    fn unoffer(
-        &mut self,
-        record: DeliveryRecord,
-        offered: bool,
-    ) -> outbox::Result<Option<Decided>> {
-        if offered && matches!(self.deliverer.outbox().sidecar(&record.id), Ok(None)) {
-            // Taken back meanwhile: then what was written down for the attempt is left over.
-            remove_leftovers(&self.deliverer)?;
-        } else if offered {
-            self.deliverer.record(&[record])?;
+    fn unoffer(&self, mut record: DeliveryRecord) -> outbox::Result<()> {
+        if record.offered_at.take().is_none() {
+            return Ok(());
         }
-        Ok(None)
+        if matches!(self.deliverer.outbox().sidecar(&record.id), Ok(None)) {
+            // Taken back meanwhile: then what was written down for the attempt is left over.
+            return remove_leftovers(&self.deliverer);
+        }
+        self.deliverer.record(&[record])
     }
 
     /// Writes verdicts down and acts on them. Flags come before records: a crash in between leaves
@@ -691,20 +564,18 @@ impl<'a> Service<'a> {
         if records.is_empty() {
             return done;
         }
-        self.record(&records)?;
+        self.write_records(&records)?;
         // Others see the mails as the last look found them.
-        self.look = true;
+        self.looks.ring();
         for (Decided { sidecar, file, verdict, took, _lock }, record) in
             decided.into_iter().zip(records)
         {
             if record.state == DeliveryState::Deferred && file.flags.retried() {
-                done = done.and(self.deliverer.retried(&sidecar.id, &file));
+                done = done.and(self.deliverer.clear_retry(&sidecar.id, &file));
             }
             self.summary.tell(&sidecar, &record, verdict.uncertain, took);
-            match record.next_attempt_at {
-                Some(next) => self.look_again_at(next),
-                // Due at once.
-                None => self.look |= record.state == DeliveryState::Deferred,
+            if let Some(next) = record.next_attempt_at {
+                self.look_again_at(next);
             }
             if record.state == DeliveryState::Accepted {
                 self.summary.relayed += 1;
@@ -716,7 +587,7 @@ impl<'a> Service<'a> {
 
     /// Writes records. That a relay took a mail must not get lost while this program lives: where
     /// it can't be written (a full disk), nothing else is done until it can.
-    fn record(&mut self, records: &[DeliveryRecord]) -> outbox::Result<()> {
+    fn write_records(&mut self, records: &[DeliveryRecord]) -> outbox::Result<()> {
         let mut told = false;
         loop {
             let Err(error) = self.deliverer.record(records) else {
@@ -766,63 +637,26 @@ impl<'a> Service<'a> {
         accepted_at: Option<Timestamp>,
         file: Option<MailFile>,
     ) -> outbox::Result<()> {
-        self.unmarked.insert(sidecar.id.clone(), file);
-        if !sidecar.mark_sent {
-            return self.finish(vec![sidecar.id]);
+        if sidecar.mark_sent {
+            self.unmarked.hand_over(sidecar, accepted_at, file);
+            return Ok(());
         }
-        self.marker.mark(Mark {
-            id: sidecar.id,
-            ticket: sidecar.ticket,
-            sent_at: accepted_at.unwrap_or(sidecar.created_at),
-            directive_ids: sidecar.directive_ids,
-        });
-        Ok(())
+        self.finish(&[(sidecar.id, file)])
     }
 
-    fn finish(&mut self, ids: Vec<MailId>) -> outbox::Result<()> {
-        let known: Vec<_> = ids
-            .into_iter()
-            .filter_map(|id| self.unmarked.remove(&id).map(|file| (id, file)))
-            .collect();
-        self.deliverer.finish(&known, !self.config.delivery.archive_for.is_zero())?;
-        self.summary.finished += known.len();
-        for (id, _) in known {
-            debug!(mail = %id, "marked sent and finished");
+    fn finish(&mut self, mails: &[(MailId, Option<MailFile>)]) -> outbox::Result<()> {
+        self.deliverer.finish(mails, !self.config.delivery.archive_for.is_zero())?;
+        self.summary.finished += mails.len();
+        for (id, _) in mails {
+            debug!(mail = %id, "finished");
         }
         Ok(())
-    }
-
-    fn hear(&mut self) {
-        self.heard = Some(Instant::now());
-    }
-
-    /// Tells once that the marker is stuck: a frozen server can keep it waiting for ever.
-    fn listen_to_marker(&mut self) {
-        if self.unmarked.is_empty() {
-            self.hear();
-        } else if self.heard.is_some_and(|heard| heard.elapsed() > MARKS_OVERDUE) {
-            self.heard = None;
-            let unmarked = self.unmarked.len();
-            error!(unmarked, "the database neither takes marks nor refuses them: it seems frozen");
-        }
-    }
-
-    /// Notes that a relay got into trouble over a mail. Whether that happened so often that the
-    /// mail is to blame, and then begins to count anew.
-    fn suspect(&mut self, id: &MailId) -> bool {
-        let count = self.suspects.entry(id.clone()).or_default();
-        *count += 1;
-        let blamed = *count >= BLAMED;
-        if blamed {
-            self.suspects.remove(id);
-        }
-        blamed
     }
 
     /// Notes when a mail is due.
     fn look_again_at(&mut self, time: Timestamp) {
         let wait = Duration::try_from(time.duration_since(outbox::now())).unwrap_or_default();
-        self.look_at = self.look_at.min(Instant::now() + wait);
+        self.looks.by(Instant::now() + wait);
     }
 
     /// Reads the configuration anew. One that can't be used changes nothing.
@@ -857,13 +691,12 @@ impl<'a> Service<'a> {
         let database = config.database()?.event.clone();
         database.password()?;
         self.relays.configure(config.smtp()?, &config.delivery)?;
-        self.marker.connect_anew(database);
+        self.unmarked.connect_anew(database);
         logging::set_level(config.logging_level);
         self.config = config;
         // What was due by the old one need not be by the new one.
-        let now = Instant::now();
-        (self.look_at, self.look_from, self.next_by_rate) = (now, now, now);
-        self.looked = now.checked_sub(BUSY).unwrap_or(now);
+        self.looks.anew();
+        self.next_by_rate = Instant::now();
         Ok(())
     }
 
@@ -884,35 +717,8 @@ impl<'a> Service<'a> {
     }
 
     fn leave_alone(&mut self, id: &MailId, error: &outbox::Error) {
-        if self.warned.insert(PathBuf::from(id.as_str())) {
+        if self.told.unreadable(id, error) {
             self.summary.errors += 1;
-            error!(mail = %id, "left alone until mended: {error}");
-        }
-    }
-
-    /// A person who takes a mail back has its lock for moments.
-    fn warn_of_lock(&mut self, id: &MailId) {
-        let (since, told) = self.locked.entry(id.clone()).or_insert((Instant::now(), false));
-        if since.elapsed() >= LOCKED_LONG && !std::mem::replace(told, true) {
-            let seconds = since.elapsed().as_secs();
-            warn!(mail = %id, seconds, "somebody has the lock of a mail, which waits for that");
-        }
-    }
-
-    fn warn_of_oddities(&mut self, snapshot: &Snapshot) {
-        for oddity in &snapshot.oddities {
-            if self.warned.insert(oddity.path.clone()) {
-                let path = oddity.path.to_string_lossy();
-                warn!(%path, "a file that is not ours, left alone: {}", oddity.why);
-            }
-        }
-    }
-
-    fn warn_of_foreign(&mut self, id: &MailId, mail: &MailFile) {
-        let path = self.deliverer.outbox().mail_path(mail);
-        if self.warned.insert(path.clone()) {
-            let path = path.to_string_lossy();
-            warn!(mail = %id, %path, "a mail without a sidecar: not ours, never sent");
         }
     }
 }

@@ -88,7 +88,7 @@ impl<'a> Deliverer<'a> {
     }
 
     /// Takes away the flag that asked for the attempt which has just been made.
-    pub fn retried(&self, id: &MailId, known: &MailFile) -> Result<()> {
+    pub fn clear_retry(&self, id: &MailId, known: &MailFile) -> Result<()> {
         self.outbox.change_flags(id, Some(known), |flags| flags.without(Flags::RETRY)).map(drop)
     }
 
