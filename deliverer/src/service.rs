@@ -279,10 +279,11 @@ impl<'a> Service<'a> {
             // These two count for a mail that is flagged already as well: whoever clears the flag
             // then has looked at it.
             if record.as_ref().is_some_and(|record| record.offered_at.is_some()) {
-                decided.extend(self.decide(id, file, record, verdict::interrupted));
+                let uncertain = self.config.delivery.uncertain;
+                let interrupted = |record| verdict::interrupted(record, uncertain, now);
+                decided.extend(self.decide(id, file, record, interrupted));
             } else if record.is_none() && self.config.review.hold_new {
-                let for_review = |record, _: &Circumstances<'_>| verdict::for_review(record);
-                decided.extend(self.decide(id, file, record, for_review));
+                decided.extend(self.decide(id, file, record, verdict::for_review));
             } else if state == State::Held {
                 // A person, and no program, decides.
             } else if let Some(until) = self.not_before(id, &state, record.as_ref(), now) {
@@ -324,11 +325,11 @@ impl<'a> Service<'a> {
         id: &MailId,
         file: &MailFile,
         record: Option<DeliveryRecord>,
-        decide: impl FnOnce(DeliveryRecord, &Circumstances<'_>) -> Verdict,
+        decide: impl FnOnce(DeliveryRecord) -> Verdict,
     ) -> Option<Decided> {
         let sidecar = self.readable(id, |outbox| outbox.sidecar(id))??;
         let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
-        let verdict = decide(record, &self.circumstances("", Duration::ZERO, false));
+        let verdict = decide(record);
         Some(Decided { sidecar, file: file.clone(), verdict, took: None, _lock: None })
     }
 
@@ -513,13 +514,13 @@ impl<'a> Service<'a> {
                 self.told.readable(&id);
                 let blamed = self.due.learn(&id, attempt.trouble.as_ref());
                 let circumstances = self.circumstances(turn.relay(), took, blamed);
-                let before = record.clone();
-                let verdict = judge(record, &found.sidecar.envelope, &attempt, &circumstances);
-                if verdict.record.is_none() {
+                let judged =
+                    judge(record.clone(), &found.sidecar.envelope, &attempt, &circumstances);
+                let Some(verdict) = judged else {
                     // Nothing was said of it: it is still to be relayed.
-                    self.due.add(id, known, Some(before.clone()));
-                    return self.unoffer(before).map(|()| None);
-                }
+                    self.due.add(id, known, Some(record.clone()));
+                    return self.unoffer(record).map(|()| None);
+                };
                 (found, verdict)
             }
         };
@@ -543,37 +544,31 @@ impl<'a> Service<'a> {
     /// mails that wait for a person, and never one that seems released by a person.
     fn write_down(&mut self, mut decided: Vec<Decided>) -> outbox::Result<()> {
         let mut done = Ok(());
-        let mut records = Vec::with_capacity(decided.len());
-        decided.retain(|mail| {
+        decided.retain(|Decided { sidecar, file, verdict, .. }| {
             self.monitor.lives();
-            let Some(record) = &mail.verdict.record else { return false };
-            if mail.verdict.hold {
-                match self.deliverer.hold(&mail.sidecar.id, &mail.file) {
-                    Ok(true) => {}
-                    // Somebody removed it meanwhile. A record without the flag would say "released".
-                    Ok(false) => return false,
-                    Err(error) => {
-                        done = std::mem::replace(&mut done, Ok(())).and(Err(error));
-                        return false;
-                    }
-                }
+            if !verdict.record.was_held() {
+                return true;
             }
-            records.push(record.clone());
-            true
+            // Without a file somebody removed it meanwhile: a record alone would say "released".
+            self.deliverer.hold(&sidecar.id, file).unwrap_or_else(|error| {
+                done = std::mem::replace(&mut done, Ok(())).and(Err(error));
+                false
+            })
         });
-        if records.is_empty() {
+        if decided.is_empty() {
             return done;
         }
+        let records: Vec<_> = decided.iter().map(|mail| mail.verdict.record.clone()).collect();
         self.write_records(&records)?;
         // Others see the mails as the last look found them.
         self.looks.ring();
-        for (Decided { sidecar, file, verdict, took, _lock }, record) in
-            decided.into_iter().zip(records)
+        for Decided { sidecar, file, verdict: Verdict { record, uncertain }, took, _lock } in
+            decided
         {
             if record.state == DeliveryState::Deferred && file.flags.retried() {
                 done = done.and(self.deliverer.clear_retry(&sidecar.id, &file));
             }
-            self.summary.tell(&sidecar, &record, verdict.uncertain, took);
+            self.summary.tell(&sidecar, &record, uncertain, took);
             if let Some(next) = record.next_attempt_at {
                 self.look_again_at(next);
             }

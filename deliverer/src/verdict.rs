@@ -13,14 +13,13 @@ use crate::smtp::{Attempt, Outcome};
 /// Put before the reply of a recipient that is asked for no more.
 pub const GIVEN_UP: &str = "given up after too long: ";
 
-/// What to do about a mail after an attempt.
+/// What to write down of a mail. Where the [record says so](DeliveryRecord::was_held) the mail is to be
+/// flagged, so that it waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The record to write, if anything is to be written down.
-    pub record: Option<DeliveryRecord>,
-    /// Whether the mail is to be flagged, so that it waits for a person.
-    pub hold: bool,
-    /// Whether the relay may have taken it without saying so.
+    /// The record to write.
+    pub record: DeliveryRecord,
+    /// Whether the relay may have taken the mail without saying so.
     pub uncertain: bool,
 }
 
@@ -42,15 +41,16 @@ pub struct Circumstances<'a> {
 }
 
 /// Decides what an attempt means for its mail. `attempt` speaks of the recipients that `record` has
-/// open, in the envelope's order.
+/// open, in the envelope's order. `None` if nothing was said of the mail: the trouble is the relay's alone,
+/// and counts against no mail.
 pub fn judge(
     mut record: DeliveryRecord,
     envelope: &Envelope,
     attempt: &Attempt,
     at: &Circumstances<'_>,
-) -> Verdict {
+) -> Option<Verdict> {
     if let Some(refusal) = &attempt.refusal {
-        return held(record, refusal.to_string());
+        return Some(held(record, refusal.to_string()));
     }
     let asked: Vec<String> =
         record.open_recipients(&envelope.to).into_iter().map(str::to_owned).collect();
@@ -74,7 +74,7 @@ pub fn judge(
     }
     if !decided {
         // The relay's trouble alone: it counts against no mail.
-        return Verdict { record: None, hold: false, uncertain: false };
+        return None;
     }
     record.remember(AttemptMade {
         at: at.now,
@@ -105,7 +105,7 @@ pub fn judge(
             "the relay may have taken it: it was handed over whole, and no answer came \
              (attempts: {times})"
         );
-        return Verdict { uncertain, ..held(record, reason) };
+        return Some(Verdict { uncertain, ..held(record, reason) });
     }
     let open = !record.open_recipients(&envelope.to).is_empty();
     if open && !overdue {
@@ -114,7 +114,7 @@ pub fn judge(
             let wait = wait(record.attempts, at.settings, at.jitter);
             record.next_attempt_at = Some(at.now + wait);
         }
-        return Verdict { record: Some(record), hold: false, uncertain };
+        return Some(Verdict { record, uncertain });
     }
     if open {
         for address in &envelope.to {
@@ -136,33 +136,32 @@ pub fn judge(
     if record.state == DeliveryState::Accepted {
         record.accepted_at = Some(at.now);
     }
-    let hold = record.state != DeliveryState::Accepted;
-    Verdict { record: Some(record), hold, uncertain }
+    Some(Verdict { record, uncertain })
 }
 
 /// The verdict on a mail that was in the relay's hands when the program was killed: whether the relay
 /// took it is not known.
-pub fn interrupted(mut record: DeliveryRecord, at: &Circumstances<'_>) -> Verdict {
+pub fn interrupted(mut record: DeliveryRecord, uncertain: Uncertain, now: Timestamp) -> Verdict {
     let offered = record.offered_at.take();
     record.attempts += 1;
     record.uncertain += 1;
     record.first_attempt_at = record.first_attempt_at.or(offered);
     record.last_attempt_at = offered;
-    if at.settings.uncertain == Uncertain::Hold {
+    if uncertain == Uncertain::Hold {
         let reason = "the relay may have taken it: this program was killed while the relay had it in \
                       hand";
         return Verdict { uncertain: true, ..held(record, reason.to_owned()) };
     }
     record.state = DeliveryState::Deferred;
-    record.next_attempt_at = Some(at.now);
-    Verdict { record: Some(record), hold: false, uncertain: true }
+    record.next_attempt_at = Some(now);
+    Verdict { record, uncertain: true }
 }
 
 /// The verdict on a new mail where a person looks at each first.
 pub fn for_review(mut record: DeliveryRecord) -> Verdict {
     record.state = DeliveryState::Review;
     record.reason = Some("new: waits for a person to release it (review.hold_new)".to_owned());
-    Verdict { record: Some(record), hold: true, uncertain: false }
+    Verdict { record, uncertain: false }
 }
 
 /// The words that tell most of an attempt: of the recipient that fared worst, or of what ended it.
@@ -188,7 +187,7 @@ pub fn held(mut record: DeliveryRecord, reason: String) -> Verdict {
     record.offered_at = None;
     record.next_attempt_at = None;
     record.reason = Some(reason);
-    Verdict { record: Some(record), hold: true, uncertain: false }
+    Verdict { record, uncertain: false }
 }
 
 fn uncertain_words(reply: Option<&crate::smtp::Reply>) -> String {
@@ -254,7 +253,7 @@ mod tests {
         settings: &DeliverySettings,
         record: DeliveryRecord,
         attempt: &Attempt,
-    ) -> Verdict {
+    ) -> Option<Verdict> {
         let relay = "relay.example:25";
         let took = Duration::from_millis(120);
         let at = Circumstances { relay, settings, now: at(NOW), took, jitter: 1.0, blamed: false };
@@ -262,7 +261,7 @@ mod tests {
     }
 
     fn judged(record: DeliveryRecord, attempt: &Attempt) -> Verdict {
-        judge_with(&DeliverySettings::default(), record, attempt)
+        judge_with(&DeliverySettings::default(), record, attempt).expect("something was said")
     }
 
     fn accepted() -> Outcome {
@@ -283,8 +282,8 @@ mod tests {
             DeliveryRecord::new(id()),
             &attempt(&[(ABUSE, accepted()), (NOC, rejected())], None),
         );
-        let record = verdict.record.unwrap();
-        assert!(!verdict.hold);
+        let record = verdict.record;
+        assert!(!record.was_held());
         assert_eq!(record.state, DeliveryState::Accepted);
         assert_eq!(record.accepted_at, Some(at(NOW)));
         assert_eq!(record.attempts, 1);
@@ -298,8 +297,8 @@ mod tests {
             DeliveryRecord::new(id()),
             &attempt(&[(ABUSE, rejected()), (NOC, rejected())], None),
         );
-        assert!(verdict.hold);
-        assert_eq!(verdict.record.unwrap().state, DeliveryState::Rejected);
+        assert!(verdict.record.was_held());
+        assert_eq!(verdict.record.state, DeliveryState::Rejected);
     }
 
     #[test]
@@ -308,14 +307,14 @@ mod tests {
             DeliveryRecord::new(id()),
             &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None),
         );
-        let record = verdict.record.unwrap();
-        assert!(!verdict.hold);
+        let record = verdict.record;
+        assert!(!record.was_held());
         assert_eq!(record.state, DeliveryState::Deferred);
         assert_eq!(record.next_attempt_at, Some(at("2026-11-25T12:05:00Z")));
         assert_eq!(record.open_recipients(&envelope().to), [NOC]);
 
         let verdict = judged(record, &attempt(&[(NOC, accepted())], None));
-        let record = verdict.record.unwrap();
+        let record = verdict.record;
         assert_eq!((record.state, record.attempts), (DeliveryState::Accepted, 2));
         assert_eq!(record.next_attempt_at, None);
     }
@@ -337,30 +336,28 @@ mod tests {
         record.attempts = 30;
         let verdict =
             judged(record.clone(), &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
-        assert!(verdict.hold);
-        assert_eq!(verdict.record.unwrap().state, DeliveryState::Expired);
+        assert!(verdict.record.was_held());
+        assert_eq!(verdict.record.state, DeliveryState::Expired);
 
         record.first_attempt_at = Some(at("2026-11-20T12:00:01Z"));
         let verdict =
             judged(record.clone(), &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
-        assert_eq!(verdict.record.unwrap().state, DeliveryState::Deferred, "a second is left");
+        assert_eq!(verdict.record.state, DeliveryState::Deferred, "a second is left");
 
         record.first_attempt_at = Some(at("2026-11-20T12:00:00Z"));
         let verdict = judged(record, &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None));
-        assert!(!verdict.hold);
-        assert_eq!(verdict.record.unwrap().state, DeliveryState::Accepted, "someone has it");
+        assert!(!verdict.record.was_held());
+        assert_eq!(verdict.record.state, DeliveryState::Accepted, "someone has it");
     }
 
     #[test]
     fn the_relays_trouble_counts_against_no_mail() {
         let open = attempt(&[(ABUSE, Outcome::Open), (NOC, Outcome::Open)], Some(lost()));
-        assert_eq!(
-            judged(DeliveryRecord::new(id()), &open),
-            Verdict { record: None, hold: false, uncertain: false }
-        );
+        let settings = DeliverySettings::default();
+        assert_eq!(judge_with(&settings, DeliveryRecord::new(id()), &open), None);
         // What was decided before the trouble stays decided, and the rest is due at once.
         let partly = attempt(&[(ABUSE, rejected()), (NOC, Outcome::Open)], Some(lost()));
-        let record = judged(DeliveryRecord::new(id()), &partly).record.unwrap();
+        let record = judged(DeliveryRecord::new(id()), &partly).record;
         assert_eq!((record.attempts, record.next_attempt_at), (0, None));
         assert_eq!(record.open_recipients(&envelope().to), [NOC]);
     }
@@ -378,7 +375,7 @@ mod tests {
             jitter: 1.0,
             blamed: true,
         };
-        let record = judge(DeliveryRecord::new(id()), &envelope(), &open, &at).record.unwrap();
+        let record = judge(DeliveryRecord::new(id()), &envelope(), &open, &at).unwrap().record;
         assert_eq!((record.state, record.attempts), (DeliveryState::Deferred, 1));
         assert!(record.recipients[ABUSE].reply.contains("the connection is lost"));
         assert_eq!(record.next_attempt_at, Some("2026-11-25T12:05:00Z".parse().unwrap()));
@@ -389,7 +386,7 @@ mod tests {
         let mut record = DeliveryRecord::new(id());
         record.first_attempt_at = Some(at("2027-11-25T12:00:00Z"));
         let verdict = judged(record, &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None));
-        assert_eq!(verdict.record.unwrap().state, DeliveryState::Deferred);
+        assert_eq!(verdict.record.state, DeliveryState::Deferred);
     }
 
     #[test]
@@ -399,8 +396,8 @@ mod tests {
         record.uncertain = 7;
         let unsure = [(ABUSE, Outcome::Uncertain(None)), (NOC, Outcome::Uncertain(None))];
         let verdict = judged(record, &attempt(&unsure, Some(lost())));
-        assert!(verdict.hold);
-        let record = verdict.record.unwrap();
+        assert!(verdict.record.was_held());
+        let record = verdict.record;
         assert_eq!(record.state, DeliveryState::Held);
         assert!(record.reason.unwrap().contains("(attempts: 8)"));
     }
@@ -409,8 +406,8 @@ mod tests {
     fn an_uncertain_mail_is_counted_and_sent_again_or_held_as_configured() {
         let unsure = attempt(&[(ABUSE, Outcome::Uncertain(None)), (NOC, rejected())], Some(lost()));
         let verdict = judged(DeliveryRecord::new(id()), &unsure);
-        let record = verdict.record.unwrap();
-        assert!(!verdict.hold);
+        let record = verdict.record;
+        assert!(!record.was_held());
         assert_eq!(
             (record.state, record.attempts, record.uncertain),
             (DeliveryState::Deferred, 1, 1)
@@ -419,9 +416,9 @@ mod tests {
         assert!(record.next_attempt_at.is_some());
 
         let hold = DeliverySettings { uncertain: Uncertain::Hold, ..DeliverySettings::default() };
-        let verdict = judge_with(&hold, DeliveryRecord::new(id()), &unsure);
-        assert!(verdict.hold);
-        let record = verdict.record.unwrap();
+        let verdict = judge_with(&hold, DeliveryRecord::new(id()), &unsure).unwrap();
+        assert!(verdict.record.was_held());
+        let record = verdict.record;
         assert_eq!((record.state, record.uncertain), (DeliveryState::Held, 1));
         assert!(record.reason.unwrap().contains("may have taken"));
     }
@@ -431,8 +428,8 @@ mod tests {
         let mut unfit = attempt(&[(ABUSE, Outcome::Open), (NOC, Outcome::Open)], None);
         unfit.refusal = Some(Refusal::BareLf { line: 3 });
         let verdict = judged(DeliveryRecord::new(id()), &unfit);
-        assert!(verdict.hold);
-        let record = verdict.record.unwrap();
+        assert!(verdict.record.was_held());
+        let record = verdict.record;
         assert_eq!((record.state, record.attempts), (DeliveryState::Held, 0));
         assert_eq!(
             record.reason.as_deref(),
