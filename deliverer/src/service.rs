@@ -440,13 +440,25 @@ impl<'a> Service<'a> {
     /// Sees to what has happened. Whether the database takes marks as far as these tell. An error keeps
     /// none of the others from being seen to.
     fn handle(&mut self, events: Vec<Event>) -> outbox::Result<bool> {
-        let mut decided = Vec::new();
-        let mut takes_marks = true;
         let mut done = Ok(());
+        // First what the relays said: until it is written down, a kill makes those mails go out twice.
+        let mut decided = Vec::new();
+        let mut others = Vec::new();
         for event in events {
             match event {
+                Event::Report(report) => match self.conclude(*report) {
+                    Ok(mail) => decided.extend(mail),
+                    Err(error) => done = done.and(Err(error)),
+                },
+                other => others.push(other),
+            }
+        }
+        done = done.and(self.write_down(decided));
+        let mut takes_marks = true;
+        for event in others {
+            match event {
                 Event::Look => self.looks.ring(),
-                Event::Stop => {}
+                Event::Report(_) | Event::Stop => {}
                 // What is about to end needs no new configuration.
                 Event::Reload if self.stopping() => {}
                 Event::Reload => self.reload(),
@@ -460,14 +472,9 @@ impl<'a> Service<'a> {
                     let mails = self.unmarked.marked(ids);
                     done = done.and(self.finish(&mails));
                 }
-                Event::Report(report) => match self.conclude(*report) {
-                    Ok(mail) => decided.extend(mail),
-                    Err(error) => done = done.and(Err(error)),
-                },
             }
         }
-        let written = self.write_down(decided);
-        done.and(written).map(|()| takes_marks)
+        done.map(|()| takes_marks)
     }
 
     /// Takes a mail back from a relay's hands, and decides about it.
