@@ -183,6 +183,12 @@ run_folded "gpg --verify $demo/one-mail/signature.asc \\
 headline "And all of them"
 run /usr/bin/python3 tests/demo/signed.py verify $demo/outbox/new
 
+headline "A person looks, holds one of them, and lets it go again"
+ticket=$(sed -n 's/.*"ticket": *"\([^"]*\)".*/\1/p' "$demo/outbox/sidecar/${mail##*/}.json")
+run_folded "$demo/outbox-deliverer hold $ticket"
+run_folded "$demo/outbox-deliverer list --state held"
+run_folded "$demo/outbox-deliverer release --state held"
+
 # --- From the outbox to the relay -------------------------------------------------------------------------------------
 
 headline "From the outbox to the relay"
