@@ -195,8 +195,8 @@ impl StatusArgs {
     }
 }
 
-/// States as an operator names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// States as an operator names them, in the order in which they are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum StateName {
     /// To be relayed.
     Queued,
@@ -210,12 +210,6 @@ pub enum StateName {
     Accepted,
     /// Refused by the relay, given up or unfit to be sent: waits.
     Failed,
-}
-
-impl StateName {
-    /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 6] =
-        [Self::Queued, Self::Deferred, Self::Held, Self::Failed, Self::Withdrawn, Self::Accepted];
 }
 
 impl std::fmt::Display for StateName {

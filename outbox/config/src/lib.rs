@@ -22,6 +22,7 @@ pub use duration::{duration_words, parse_duration};
 pub use failure::Failure;
 pub use file::{ConfigError, KEYS};
 pub use rate::Rate;
+pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
