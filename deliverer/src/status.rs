@@ -294,7 +294,7 @@ mod tests {
         let command = ["outbox-deliverer", "status"].iter().chain(arguments);
         match Cli::try_parse_from(command).unwrap().command {
             Command::Status(asked) => asked,
-            other => panic!("{other:?}"),
+            other @ Command::Task(_) => panic!("{other:?}"),
         }
     }
 

@@ -101,7 +101,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, Command, Task};
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from([&["outbox-deliverer"], arguments].concat())
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_recipient_is_matched_whole_and_in_any_case() {
-        let Command::List { selector, .. } =
+        let Command::Task(Task::List { selector, .. }) =
             parse(&["list", "--recipient", "*@AS6449?.example"]).unwrap().command
         else {
             unreachable!("it was told to list");
