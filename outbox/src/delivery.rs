@@ -203,3 +203,23 @@ impl fmt::Display for RecipientState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_reply_is_on_who_fared_worst_or_why_it_is_tried_again() {
+        use RecipientState::{Accepted, Deferred, Rejected};
+        let mut record = DeliveryRecord::new("1.h".parse().unwrap());
+        assert_eq!(record.last_reply(), None);
+        for (state, reply) in [(Accepted, "250"), (Deferred, "450"), (Rejected, "550")] {
+            let outcome = RecipientOutcome { state, reply: reply.to_owned() };
+            record.recipients.insert(format!("{reply}@isp.example"), outcome);
+        }
+        record.state = DeliveryState::Deferred;
+        assert_eq!(record.last_reply(), Some("450"));
+        record.state = DeliveryState::Accepted;
+        assert_eq!(record.last_reply(), Some("550"));
+    }
+}

@@ -303,7 +303,8 @@ fn look_around(outbox: &Outbox, findings: &mut Vec<Finding>) -> outbox::Result<(
                     Ok(None) => {}
                     Ok(Some(_)) => findings.push(Finding::at(
                         path,
-                        "a delivery record of a mail that is gone: the deliverer's next start removes it",
+                        "a delivery record of a mail that is gone: the deliverer removes it at its start, and once \
+                         an hour",
                     )),
                     Err(error) => findings.push(Finding::at(path, error.to_string())),
                 }

@@ -58,7 +58,7 @@ pub fn to_json(data: &impl Serialize) -> String {
     serde_json::to_string_pretty(data).expect("plain data has a JSON form") + "\n"
 }
 
-/// [Prints](print) plain data as JSON.
+/// [Prints](print()) plain data as JSON.
 pub fn print_json(data: &impl Serialize) -> Result<(), Failure> {
     print(&to_json(data))
 }
