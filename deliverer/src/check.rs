@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use outbox::Outbox;
-use outbox_config::database::{connect, describe};
+use outbox_config::database::describe;
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure, SmtpSettings, SmtpTls};
 
-use crate::marks::missing_rights;
+use crate::marks::{connect, missing_rights};
 use crate::queue::read;
 use crate::smtp::{Connection, Deadlines, Relay};
 
@@ -37,13 +37,13 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let mails = mails.len();
     outbox.check_writable(&["new", "cur", "sidecar", "delivery", "sent/cur"])?;
     let room = outbox.room()?;
-    let room = config.outbox.judge_room(room.octets, room.files).map_err(anyhow::Error::msg)?;
+    let room = config.outbox.room_for_mails(room.octets, room.files)?;
     Ok(format!("{} with {mails} mails; {room}", outbox.root().display()))
 }
 
 fn check_database(config: &Config) -> anyhow::Result<String> {
     let settings = &config.database()?.event;
-    let mut client = connect(settings, "outbox-deliverer", Duration::from_secs(30))?;
+    let mut client = connect(settings)?;
     let missing = missing_rights(&mut client).map_err(|error| anyhow!("{}", describe(&error)))?;
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));

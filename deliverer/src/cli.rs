@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use outbox_config::parse_duration;
 use outbox_config::program::CommonArgs;
 
@@ -31,6 +32,22 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// All but `status`.
+    #[command(flatten)]
+    Task(Task),
+    /// Tell how outbox and service do, as a plugin for Icinga and Nagios.
+    ///
+    /// One line with performance data, and more lines where something is not well. Exit codes: 0 OK;
+    /// 1 WARNING; 2 CRITICAL; 3 UNKNOWN, which is also wrong usage and a wrong configuration. A limit
+    /// is passed by what is above it. No deliverer at work is CRITICAL. A relay in trouble, a database
+    /// that is away and a disk that is nearly full are WARNING; no relay that works for longer than
+    /// --crit-age is CRITICAL.
+    Status(StatusArgs),
+}
+
+/// What ends with the exit codes that both programs have.
+#[derive(Debug, Subcommand)]
+pub enum Task {
     /// Watch the outbox and relay what comes, until SIGTERM or SIGINT.
     ///
     /// The mail in hand is finished and recorded before the program ends. It can be killed at any
@@ -106,14 +123,6 @@ pub enum Command {
     /// What could be tied to a ticket is flagged as seen after the report is out, so that the next
     /// run tells only what is new. Everything else stays as it is, and is named at the end.
     Bounces(BouncesArgs),
-    /// Tell how outbox and service do, as a plugin for Icinga and Nagios.
-    ///
-    /// One line with performance data, and more lines where something is not well. Exit codes: 0 OK;
-    /// 1 WARNING; 2 CRITICAL; 3 UNKNOWN, which is also wrong usage and a wrong configuration. A limit
-    /// is passed by what is above it. No deliverer at work is CRITICAL. A relay in trouble, a database
-    /// that is away and a disk that is nearly full are WARNING; no relay that works for longer than
-    /// --crit-age is CRITICAL.
-    Status(StatusArgs),
     /// Check configuration, database and rights, relay and outbox, and change nothing.
     Check,
 }
@@ -184,6 +193,14 @@ pub struct StatusArgs {
     pub crit_held: Option<usize>,
 }
 
+impl Cli {
+    /// Whether a command line is one for `status`, as far as it can be read: it may be a wrong one.
+    pub fn asks_for_status(words: impl IntoIterator<Item = OsString>) -> bool {
+        let read = Self::command().ignore_errors(true).try_get_matches_from(words);
+        read.is_ok_and(|read| read.subcommand_name() == Some("status"))
+    }
+}
+
 impl StatusArgs {
     /// The states whose mails are limited in number, each with the limits for WARNING and CRITICAL.
     pub fn limits(&self) -> [(StateName, Option<usize>, Option<usize>); 3] {
@@ -195,8 +212,8 @@ impl StatusArgs {
     }
 }
 
-/// States as an operator names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// States as an operator names them, in the order in which they are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum StateName {
     /// To be relayed.
     Queued,
@@ -212,14 +229,33 @@ pub enum StateName {
     Failed,
 }
 
-impl StateName {
-    /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 6] =
-        [Self::Queued, Self::Deferred, Self::Held, Self::Failed, Self::Withdrawn, Self::Accepted];
-}
-
 impl std::fmt::Display for StateName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.to_possible_value().expect("no state is hidden").get_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_command_line_for_status_is_told_from_others() {
+        let asks = |words: &str| {
+            let words = words.split(' ').map(OsString::from);
+            Cli::asks_for_status(["outbox-deliverer".into()].into_iter().chain(words))
+        };
+        for words in [
+            "status --no-such",
+            "status --warn-age soon",
+            "status too much",
+            "--config /c status --warn-failed x",
+            "-v --log-format json status --no-such",
+        ] {
+            assert!(asks(words), "{words}");
+        }
+        for words in ["list --state status", "hold status --no-such", "--config status list -x"] {
+            assert!(!asks(words), "{words}");
+        }
     }
 }

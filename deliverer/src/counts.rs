@@ -1,5 +1,6 @@
 //! How many mails are in which state, and since when the oldest waits to be relayed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::cli::StateName;
 /// Mails by state. Collected from each mail's state and, where that is known, when it was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    states: Vec<StateName>,
+    states: BTreeMap<StateName, usize>,
     oldest_waiting: Option<Timestamp>,
 }
 
@@ -19,7 +20,7 @@ impl FromIterator<(StateName, Option<Timestamp>)> for Counts {
     fn from_iter<T: IntoIterator<Item = (StateName, Option<Timestamp>)>>(mails: T) -> Self {
         let mut counts = Self::default();
         for (state, created_at) in mails {
-            counts.states.push(state);
+            *counts.states.entry(state).or_default() += 1;
             if matches!(state, StateName::Queued | StateName::Deferred) {
                 counts.oldest_waiting =
                     [counts.oldest_waiting, created_at].into_iter().flatten().min();
@@ -32,7 +33,7 @@ impl FromIterator<(StateName, Option<Timestamp>)> for Counts {
 impl Counts {
     /// How many mails are in this state.
     pub fn of(&self, state: StateName) -> usize {
-        self.states.iter().filter(|known| **known == state).count()
+        self.states.get(&state).copied().unwrap_or_default()
     }
 
     /// All states in their order, with how many mails are in each.

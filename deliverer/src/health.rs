@@ -1,6 +1,6 @@
 //! How the running service does, for `status` and for systemd: what no file of a mail tells.
 //!
-//! The service says it after each look. It is about relays, database and disk, and never about a
+//! The service says it whenever it changes, and so after each look. It is about relays, database and disk, and never about a
 //! mail: how a mail stands is in the mail's own files alone.
 
 use std::time::Duration;
@@ -11,13 +11,9 @@ use outbox_config::duration_words;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-/// The version of what is written.
-const VERSION: u32 = 1;
-
-/// How the service does. What is unknown at the start counts as well.
+/// How the service does. What is not known yet counts as being well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    version: u32,
     /// The version of the program.
     pub program: String,
     /// Its process.
@@ -56,7 +52,7 @@ pub struct Trouble {
 
 /// Whether a service runs, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Service {
+pub enum Presence {
     /// None runs.
     Absent,
     /// One runs, and has not said how it does: it has just begun, or is of another version.
@@ -71,7 +67,6 @@ impl Health {
         let now = outbox::now();
         let relay = |name| RelayHealth { name, trouble: None, paused_until: None };
         Self {
-            version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now,
@@ -127,13 +122,13 @@ impl Trouble {
 }
 
 /// Looks whether a service runs, and how it does.
-pub fn read(outbox: &Outbox) -> outbox::Result<Service> {
+pub fn read(outbox: &Outbox) -> outbox::Result<Presence> {
     if !outbox.deliverer_runs()? {
-        return Ok(Service::Absent);
+        return Ok(Presence::Absent);
     }
     Ok(match outbox.said() {
-        Ok(Some(health)) => Service::Running(health),
-        Ok(None) | Err(outbox::Error::Malformed { .. }) => Service::Silent,
+        Ok(Some(health)) => Presence::Running(health),
+        Ok(None) | Err(outbox::Error::Malformed { .. }) => Presence::Silent,
         Err(error) => return Err(error),
     })
 }
@@ -146,20 +141,20 @@ mod tests {
     fn what_the_service_says_is_read_while_it_runs() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::create(&folder.path().join("outbox")).unwrap();
-        assert_eq!(read(&outbox).unwrap(), Service::Absent);
+        assert_eq!(read(&outbox).unwrap(), Presence::Absent);
         let deliverer = outbox.lock_deliverer().unwrap().unwrap();
-        assert_eq!(read(&outbox).unwrap(), Service::Silent);
+        assert_eq!(read(&outbox).unwrap(), Presence::Silent);
         let mut health = Health::new(["mail.cert.example:587".to_owned()]);
         health.relays[0].trouble = Some(Trouble { since: outbox::now(), words: "no".into() });
         health.write(&deliverer);
-        assert_eq!(read(&outbox).unwrap(), Service::Running(health));
+        assert_eq!(read(&outbox).unwrap(), Presence::Running(health));
         // Of another version, cut off, or no JSON at all.
         for other in ["{\"version\": 2}", "{\"version\": 1", "{\"version\": 1}", "\u{1b}[0m"] {
             std::fs::write(outbox.records().join(".service.json"), other).unwrap();
-            assert_eq!(read(&outbox).unwrap(), Service::Silent, "{other}");
+            assert_eq!(read(&outbox).unwrap(), Presence::Silent, "{other}");
         }
         drop(deliverer);
-        assert_eq!(read(&outbox).unwrap(), Service::Absent, "killed");
+        assert_eq!(read(&outbox).unwrap(), Presence::Absent, "killed");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The deliverer: relays the mails in the outbox, and only then marks their directives `sent`.
 //!
-//! [`run`] is the table of contents: each command in a function, each step in a module.
+//! [`run`] is the table of contents: each command in a function, each step in a module. [`status`] is
+//! not in it, for its exit codes are a plugin's.
 
 mod attempt;
 mod bounces;
@@ -20,7 +21,7 @@ mod monitor;
 mod queue;
 mod relays;
 mod service;
-pub mod smtp;
+mod smtp;
 mod status;
 mod summary;
 mod systemd;
@@ -37,7 +38,7 @@ use outbox::Outbox;
 use outbox_config::{Config, Failure};
 use tracing::info;
 
-use cli::Command;
+use cli::Task;
 use doorbell::Doorbell;
 use event::listen_to_signals;
 use marker::Marker;
@@ -50,23 +51,22 @@ use summary::Summary;
 pub use status::{UNKNOWN, status};
 
 /// Does what the command line says.
-pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
-    match command {
-        Command::Run { once } => deliver(config, *once),
-        Command::List { selector, json } => queue::list(&open(config)?, selector, *json),
-        Command::Show { selector, json } => queue::show(&open(config)?, selector, *json),
-        Command::Hold(change) => queue::hold(&open(config)?, change),
-        Command::Release(change) => queue::release(&open(config)?, change),
-        Command::Retry(change) => queue::retry(&open(config)?, change),
-        Command::Withdraw { change, decision } => {
+pub fn run(task: &Task, config: &Config) -> Result<(), Failure> {
+    match task {
+        Task::Run { once } => deliver(config, *once),
+        Task::List { selector, json } => queue::list(&open(config)?, selector, *json),
+        Task::Show { selector, json } => queue::show(&open(config)?, selector, *json),
+        Task::Hold(change) => queue::hold(&open(config)?, change),
+        Task::Release(change) => queue::release(&open(config)?, change),
+        Task::Retry(change) => queue::retry(&open(config)?, change),
+        Task::Withdraw { change, decision } => {
             queue::withdraw(config, &open(config)?, change, decision)
         }
-        Command::Verify { selector, no_database, json } => {
+        Task::Verify { selector, no_database, json } => {
             queue::verify(config, &open(config)?, selector, !no_database, *json)
         }
-        Command::Bounces(args) => bounces::bounces(config, args),
-        Command::Check => check::check(config),
-        Command::Status(_) => unreachable!("main asks for it: its exit codes are a plugin's"),
+        Task::Bounces(args) => bounces::bounces(config, args),
+        Task::Check => check::check(config),
     }
 }
 

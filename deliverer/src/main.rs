@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // For Icinga, the usual 2 would be CRITICAL.
-        Err(error) if error.use_stderr() && std::env::args().any(|word| word == "status") => {
+        Err(error) if error.use_stderr() && Cli::asks_for_status(std::env::args_os()) => {
             let _ = error.print();
             return outbox_deliverer::UNKNOWN.into();
         }
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     };
     match &cli.command {
         Command::Status(asked) => outbox_deliverer::status(&cli.common, asked),
-        command => program::run(&cli.common, |config| outbox_deliverer::run(command, config)),
+        Command::Task(task) => {
+            program::run(&cli.common, |config| outbox_deliverer::run(task, config))
+        }
     }
 }

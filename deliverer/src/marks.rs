@@ -1,11 +1,21 @@
-//! All of the deliverer's SQL: marking directives `sent`, or as never to be sent, and asking which are.
+//! The deliverer's commands' way into the database, and all of the deliverer's SQL: marking directives `sent`, or as never to be sent, and asking which are.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
-use outbox_config::database::missing_grants;
+use outbox_config::DatabaseSettings;
+use outbox_config::database::{self, missing_grants};
 use postgres::Client;
+
+/// How long a statement of a command may take: a person waits.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects, for a command.
+pub fn connect(settings: &DatabaseSettings) -> anyhow::Result<Client> {
+    database::connect(settings, "outbox-deliverer", STATEMENT_TIMEOUT)
+}
 
 /// A mail that the relay took, and what the database is to be told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

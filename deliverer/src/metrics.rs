@@ -5,7 +5,7 @@
 //!                      └──▶ listener  GET /metrics on a loopback port
 //! ```
 //!
-//! Each method is named for what happened. Names, labels and units are for docs/operations.md to
+//! Each method is told what happened, or how something is now. Names, labels and units are for docs/operations.md to
 //! tell; a name that is there once does not change its meaning.
 
 mod file;
@@ -241,7 +241,7 @@ impl Metrics {
         }
     }
 
-    /// An attempt to relay a mail ended.
+    /// An attempt to relay a mail ended, or no session for one came about.
     pub fn attempt(&self, relay: &str, result: AttemptResult) {
         self.attempts.with_label_values(&[relay, result.name()]).inc();
     }
@@ -272,7 +272,7 @@ impl Metrics {
         self.unmarked.set(signed(mails));
     }
 
-    /// Whether a relay works. To be said of each at the start, and when it changes.
+    /// Whether a relay works. To be said of each at the start, and as often as one likes.
     pub fn relay_up(&self, relay: &str, up: bool) {
         self.relay_up.with_label_values(&[relay]).set(up.into());
         for result in AttemptResult::ALL {
@@ -298,12 +298,6 @@ impl Metrics {
     /// So many mails were removed from the archive.
     pub fn archive_removed(&self, mails: usize) {
         self.archive_removed.inc_by(mails as u64);
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use outbox::Outbox;
-use outbox_config::program::{CommonArgs, print};
+use outbox_config::program::{CommonArgs, print, to_json};
 use outbox_config::text::one_line;
-use outbox_config::{Config, duration_words};
+use outbox_config::{Config, TooLittleRoom, duration_words};
 use serde::Serialize;
 
 use crate::cli::{StateName, StatusArgs};
 use crate::counts::Counts;
-use crate::health::{self, Health, Service};
+use crate::health::{self, Health, Presence};
 use crate::queue::{Listed, read};
 
 /// For how long a service may not have looked at its outbox. It looks every half minute.
@@ -58,7 +58,9 @@ struct Problem {
 /// What was found.
 struct Found {
     counts: Counts,
-    service: Service,
+    service: Presence,
+    /// What the file system lacks for new mails.
+    lack: Option<TooLittleRoom>,
     now: Timestamp,
 }
 
@@ -90,10 +92,11 @@ fn look(common: &CommonArgs) -> anyhow::Result<Found> {
     let config = Config::load(common.config.as_deref())?;
     let outbox = Outbox::open(&config.outbox.path)?;
     let mails = read(&outbox)?;
-    let created_at = |mail: &Listed| mail.sidecar.as_ref().ok().map(|sidecar| sidecar.created_at);
+    let room = outbox.room()?;
     Ok(Found {
-        counts: mails.iter().map(|mail| (mail.state_name(), created_at(mail))).collect(),
+        counts: mails.iter().map(Listed::counted).collect(),
         service: health::read(&outbox)?,
+        lack: config.outbox.room_for_mails(room.octets, room.files).err(),
         now: outbox::now(),
     })
 }
@@ -103,13 +106,20 @@ impl Found {
     fn judge(&self, asked: &StatusArgs) -> Vec<Problem> {
         let mut problems = Vec::new();
         match &self.service {
-            Service::Absent => problems.push(Problem {
+            Presence::Absent => problems.push(Problem {
                 severity: Severity::Critical,
                 what: "no deliverer runs".into(),
                 more: "nothing is relayed until the service is started".into(),
             }),
-            Service::Silent => {}
-            Service::Running(health) => self.judge_health(health, asked, &mut problems),
+            Presence::Silent => {}
+            Presence::Running(health) => self.judge_health(health, asked, &mut problems),
+        }
+        if let Some(lack) = &self.lack {
+            problems.push(Problem {
+                severity: Severity::Warning,
+                what: format!("disk low: {}", lack.short()),
+                more: format!("no new mails are written: {lack}"),
+            });
         }
         let oldest = self.counts.oldest_waiting(self.now).unwrap_or_default();
         if let Some(severity) = above(oldest, Some(asked.warn_age), Some(asked.crit_age)) {
@@ -155,14 +165,6 @@ impl Found {
                 more: trouble.words.clone(),
             });
         }
-        if let Some(lack) = &health.disk_low {
-            problems.push(Problem {
-                severity: Severity::Warning,
-                what: format!("disk low: {lack}"),
-                more: "the generator writes no mails (outbox.min_free, outbox.min_free_inodes)"
-                    .into(),
-            });
-        }
         let unheard = self.now.duration_since(health.looked_at);
         let unheard = Duration::try_from(unheard).unwrap_or_default();
         if unheard > UNHEARD_OF {
@@ -192,7 +194,7 @@ impl Found {
         }
         let oldest = self.counts.oldest_waiting(self.now);
         words.extend(oldest.map(oldest_words).filter(|oldest| !words.contains(oldest)));
-        if let Service::Running(health) = &self.service {
+        if let Presence::Running(health) = &self.service {
             let well = health.relays.iter().filter(|relay| relay.trouble.is_none());
             words.extend(well.map(|relay| relay.words(self.now)));
         }
@@ -204,7 +206,7 @@ impl Found {
         for Problem { severity, what, more } in problems {
             let _ = writeln!(text, "{severity}: {}", plugin_words(&format!("{what}: {more}")));
         }
-        if let Service::Running(health) = &self.service {
+        if let Presence::Running(health) = &self.service {
             let Health { program, pid, started_at, .. } = health;
             let line = format!("outbox-deliverer {program}, process {pid}, since {started_at:.0}");
             let _ = writeln!(text, "{}", plugin_words(&line));
@@ -246,13 +248,13 @@ impl Found {
             problems,
             mails: mails.collect(),
             oldest_waiting_seconds: self.counts.oldest_waiting(self.now).map(|age| age.as_secs()),
-            deliverer_runs: self.service != Service::Absent,
+            deliverer_runs: self.service != Presence::Absent,
             service: match &self.service {
-                Service::Running(health) => Some(health),
-                Service::Absent | Service::Silent => None,
+                Presence::Running(health) => Some(health),
+                Presence::Absent | Presence::Silent => None,
             },
         };
-        serde_json::to_string_pretty(&json).expect("plain data has a JSON form") + "\n"
+        to_json(&json)
     }
 }
 
@@ -292,7 +294,7 @@ mod tests {
         let command = ["outbox-deliverer", "status"].iter().chain(arguments);
         match Cli::try_parse_from(command).unwrap().command {
             Command::Status(asked) => asked,
-            other => panic!("{other:?}"),
+            other @ Command::Task(_) => panic!("{other:?}"),
         }
     }
 
@@ -304,9 +306,9 @@ mod tests {
         health
     }
 
-    fn found(mails: &[(StateName, &str)], service: Service) -> Found {
+    fn found(mails: &[(StateName, &str)], service: Presence) -> Found {
         let counts = mails.iter().map(|(state, time)| (*state, Some(at(time)))).collect();
-        Found { counts, service, now: at("2026-11-25T04:00:00Z") }
+        Found { counts, service, lack: None, now: at("2026-11-25T04:00:00Z") }
     }
 
     fn severities(found: &Found, arguments: &[&str]) -> Vec<(Severity, String)> {
@@ -321,7 +323,7 @@ mod tests {
             (Deferred, "2026-11-25T03:58:00Z"),
             (Held, "2026-11-20T00:00:00Z"),
         ];
-        let found = found(&mails, Service::Running(health()));
+        let found = found(&mails, Presence::Running(health()));
         assert_eq!(found.judge(&asked(&[])), []);
         assert_eq!(
             found.as_plugin(Severity::Ok, &[], &asked(&["--crit-held", "100"])),
@@ -339,7 +341,7 @@ mod tests {
             (Failed, "2026-11-24T00:00:00Z"),
             (Withdrawn, "2026-11-24T00:00:00Z"),
         ];
-        let found = found(&mails, Service::Absent);
+        let found = found(&mails, Presence::Absent);
         let problems = found.judge(&asked(&[]));
         let text = found.as_plugin(Severity::Critical, &problems, &asked(&[]));
         assert_eq!(
@@ -352,7 +354,7 @@ mod tests {
     #[test]
     fn ages_and_numbers_have_limits() {
         use Severity::{Critical, Warning};
-        let well = || Service::Running(health());
+        let well = || Presence::Running(health());
         let age = |minutes: i64, arguments: &[&str]| {
             let written = at("2026-11-25T04:00:00Z") - jiff::SignedDuration::from_mins(minutes);
             let found = found(&[(Deferred, &written.to_string())], well());
@@ -381,14 +383,15 @@ mod tests {
         health.relays[0].trouble = trouble("2026-11-25T03:55:00Z");
         health.relays[0].paused_until = Some(at("2026-11-25T04:00:30Z"));
         health.database = trouble("2026-11-25T03:00:00Z");
-        health.disk_low = Some("87 MiB free".into());
         health.looked_at = at("2026-11-25T03:50:00Z");
-        let found_now = found(&[], Service::Running(health.clone()));
+        let mut found_now = found(&[], Presence::Running(health.clone()));
+        let (free, floor) = (87 << 20, 100 << 20);
+        found_now.lack = Some(TooLittleRoom::Octets { outbox: "/o".into(), free, asked: floor });
         let warnings = [
             "relay mail.cert.example:587 in trouble for 5m",
             "database away for 60m",
-            "disk low: 87 MiB free",
             "the deliverer has not looked for 10m",
+            "disk low: 87 MiB free",
         ];
         assert_eq!(severities(&found_now, &[]), warnings.map(|what| (Warning, what.to_owned())));
         let problems = found_now.judge(&asked(&[]));
@@ -396,12 +399,15 @@ mod tests {
         let line = "WARNING: relay mail.cert.example:587 in trouble for 5m: no ¦ \\n; tried again at \
                     2026-11-25T04:00:30Z";
         assert_eq!(text.lines().nth(1), Some(line), "{text}");
+        let line =
+            "WARNING: disk low: 87 MiB free: no new mails are written: the file system of /o has";
+        assert!(text.contains(line), "{text}");
         assert_eq!(text.matches('|').count(), 1, "{text}");
 
         // For too long; but another one works.
         health.relays[0].trouble = trouble("2026-11-24T00:00:00Z");
         let worst = |health: &Health| {
-            found(&[], Service::Running(health.clone())).judge(&asked(&[]))[0].severity
+            found(&[], Presence::Running(health.clone())).judge(&asked(&[]))[0].severity
         };
         assert_eq!(worst(&health), Critical);
         health.relays.push(Health::new(["mail2.cert.example:587".to_owned()]).relays.remove(0));
@@ -410,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_json_has_all_of_it() {
-        let found = found(&[(Queued, "2026-11-25T03:59:00Z")], Service::Running(health()));
+        let found = found(&[(Queued, "2026-11-25T03:59:00Z")], Presence::Running(health()));
         let json: serde_json::Value =
             serde_json::from_str(&found.as_json(Severity::Ok, &[])).unwrap();
         assert_eq!(json["status"], "OK");

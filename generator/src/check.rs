@@ -133,6 +133,6 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
     let claims = claims(&outbox).map_err(Failure::into_error)?;
     let directives = claims.directives.len();
     let room = outbox.room()?;
-    let room = config.outbox.judge_room(room.octets, room.files).map_err(anyhow::Error::msg)?;
+    let room = config.outbox.room_for_mails(room.octets, room.files)?;
     Ok(format!("{} claims {directives} directives; {room}", outbox.root().display()))
 }

@@ -1,7 +1,7 @@
 //! `pending`: the groups, and what would become of each. Takes no lock and changes nothing.
 
 use outbox::{Claims, GroupKey, Outbox, Sidecar};
-use outbox_config::program::{print, width};
+use outbox_config::program::{print, to_json, width};
 use outbox_config::text::{fit, one_line};
 use outbox_config::{Config, Failure};
 use serde::Serialize;
@@ -47,11 +47,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
         Ok(group) => foresee(&mut tools, &columns, &group),
         Err(bad) => unreadable(&bad),
     }));
-    let text = if json {
-        serde_json::to_string_pretty(&lines).expect("plain data has a JSON form") + "\n"
-    } else {
-        table(&lines, width().unwrap_or(usize::MAX))
-    };
+    let text = if json { to_json(&lines) } else { table(&lines, width().unwrap_or(usize::MAX)) };
     print(&text)
 }
 

@@ -190,7 +190,7 @@ impl Writer<'_, '_, '_> {
     /// would stop the deliverer too, which must write down what the relay says.
     fn check_room(&self) -> Result<(), Failure> {
         let room = self.generator.outbox().room().map_err(Failure::unavailable)?;
-        self.floor.judge_room(room.octets, room.files).map(drop).map_err(|too_little| {
+        self.floor.room_for_mails(room.octets, room.files).map(drop).map_err(|too_little| {
             let written = self.summary.mails;
             Failure::Unavailable(anyhow!(
                 "no more mails are written ({written} were in this run): {too_little}"

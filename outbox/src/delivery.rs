@@ -50,7 +50,7 @@ pub struct DeliveryRecord {
     /// write down what the relay said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered_at: Option<Timestamp>,
-    /// The attempts, oldest first; of very many the latest [`DeliveryRecord::HISTORY`].
+    /// The attempts, oldest first; of very many the latest 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<AttemptMade>,
 }
@@ -77,7 +77,7 @@ fn is_zero(number: &u32) -> bool {
 
 impl DeliveryRecord {
     /// How many attempts a record keeps.
-    pub const HISTORY: usize = 50;
+    const HISTORY: usize = 50;
 
     /// Notes an attempt.
     pub fn remember(&mut self, attempt: AttemptMade) {
@@ -134,13 +134,27 @@ impl DeliveryRecord {
         self.reason = None;
     }
 
+    /// The reply that tells most: on the recipient that fared worst, or, of a deferred mail, why it is
+    /// tried again.
+    pub fn last_reply(&self) -> Option<&str> {
+        use RecipientState::{Accepted, Deferred, Rejected};
+        let order = match self.state {
+            DeliveryState::Deferred => [Deferred, Rejected, Accepted],
+            _ => [Rejected, Deferred, Accepted],
+        };
+        let on = |state| self.recipients.values().find(|outcome| outcome.state == state);
+        order.into_iter().find_map(on).map(|outcome| outcome.reply.as_str())
+    }
+
     /// Whether the relay took the mail for at least one recipient.
     pub fn any_accepted(&self) -> bool {
         self.recipients.values().any(|outcome| outcome.state == RecipientState::Accepted)
     }
 }
 
-/// How a mail stands with the relay.
+/// How a mail stands with the relay. While the mail is flagged, `list` shows one that is rejected,
+/// expired or held as `failed`, and one to be reviewed as `held`; once a person has cleared the flag,
+/// all four are `queued`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
@@ -187,5 +201,25 @@ impl fmt::Display for RecipientState {
             Self::Rejected => "rejected",
             Self::Accepted => "accepted",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_reply_is_on_who_fared_worst_or_why_it_is_tried_again() {
+        use RecipientState::{Accepted, Deferred, Rejected};
+        let mut record = DeliveryRecord::new("1.h".parse().unwrap());
+        assert_eq!(record.last_reply(), None);
+        for (state, reply) in [(Accepted, "250"), (Deferred, "450"), (Rejected, "550")] {
+            let outcome = RecipientOutcome { state, reply: reply.to_owned() };
+            record.recipients.insert(format!("{reply}@isp.example"), outcome);
+        }
+        record.state = DeliveryState::Deferred;
+        assert_eq!(record.last_reply(), Some("450"));
+        record.state = DeliveryState::Accepted;
+        assert_eq!(record.last_reply(), Some("550"));
     }
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What goes with an error where this user may not do something.
+pub(crate) const IN_ITS_GROUP: &str = "whoever works with an outbox has to be in its group";
+
 /// The result of an operation on the outbox.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -80,9 +83,15 @@ impl Error {
             if cause.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the operating system said that this user may not do it.
-    pub fn is_permission_denied(&self) -> bool {
-        matches!(self, Self::Io { cause, .. } | Self::Rename { cause, .. }
-            if cause.kind() == io::ErrorKind::PermissionDenied)
+    /// What to do about it, where that can be known.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { cause, .. } | Self::Rename { cause, .. }
+                if cause.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some(IN_ITS_GROUP)
+            }
+            _ => None,
+        }
     }
 }

@@ -11,25 +11,14 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::folder::Lock;
-use crate::mail_file::{file_name, parse_file_name};
-use crate::{DeliveryRecord, Error, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
+use crate::mail_file::file_name;
+use crate::{DeliveryRecord, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
 
 /// The right to write delivery records and to finish mails. Ends with the process or when dropped.
 #[derive(Debug)]
 pub struct Deliverer<'a> {
     outbox: &'a Outbox,
     lock: Lock,
-}
-
-/// What became of a finished mail's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finished {
-    /// It is in the archive.
-    Archived,
-    /// It was removed, since no archive is kept.
-    Removed,
-    /// There was no file: a person deleted it after the relay had it.
-    NoFile,
 }
 
 /// What [`Deliverer::prune_archive`] removed.
@@ -94,14 +83,9 @@ impl<'a> Deliverer<'a> {
 
     /// Finishes mails that the database knows to be sent: into the archive (or away, without one),
     /// then their sidecars, then their records. To be called only **after** the commit.
-    pub fn finish(
-        &self,
-        mails: &[(MailId, Option<MailFile>)],
-        archive: bool,
-    ) -> Result<Vec<Finished>> {
+    pub fn finish(&self, mails: &[(MailId, Option<MailFile>)], archive: bool) -> Result<()> {
         self.lock.check()?;
         let kept = self.outbox.archive().join(Place::Cur.folder());
-        let mut finished = Vec::with_capacity(mails.len());
         for (id, known) in mails {
             let target = |mail: &MailFile| {
                 let flags = [Flags::HELD, Flags::TRASHED, Flags::RETRY]
@@ -109,14 +93,11 @@ impl<'a> Deliverer<'a> {
                     .fold(mail.flags.with('S'), |flags, flag| flags.without(flag));
                 kept.join(file_name(id, &flags))
             };
-            finished.push(match self.outbox.rename_mail(id, known.clone(), target)? {
-                None => Finished::NoFile,
-                Some(_) if archive => Finished::Archived,
-                Some(mail) => {
-                    disk::remove(&target(&mail))?;
-                    Finished::Removed
-                }
-            });
+            // Without a file, a person deleted it after the relay had it.
+            let renamed = self.outbox.rename_mail(id, known.clone(), target)?;
+            if let Some(mail) = renamed.filter(|_| !archive) {
+                disk::remove(&target(&mail))?;
+            }
         }
         disk::sync_folder(&kept)?;
         disk::sync_folder(&self.outbox.maildir(Place::New))?;
@@ -128,7 +109,7 @@ impl<'a> Deliverer<'a> {
         for (id, _) in mails {
             disk::remove(&self.outbox.record_path(id))?;
         }
-        Ok(finished)
+        Ok(())
     }
 
     /// Ends what an interrupted run left half done, before anything is done on the word of a record.
@@ -190,23 +171,15 @@ impl<'a> Deliverer<'a> {
     /// Our own mails in the archive, in no order.
     fn archived(&self) -> Result<Vec<ArchivedMail>> {
         let mut mails = Vec::new();
-        for place in [Place::New, Place::Cur] {
-            let folder = self.outbox.archive().join(place.folder());
-            for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
-                let entry = entry.map_err(Error::io("list", &folder))?;
-                let name = entry.file_name();
-                let ours = name.to_str().and_then(parse_file_name);
-                if ours.is_none_or(|(id, _)| id.ticket().is_none()) {
-                    continue;
-                }
-                // Not that of what a link leads to. One that a mail reader just renamed has none; the
-                // next time is early enough for it.
-                let Ok(metadata) = entry.metadata() else { continue };
-                let Ok(modified) = metadata.modified() else { continue };
-                if metadata.is_file() {
-                    let (path, octets) = (entry.path(), metadata.len());
-                    mails.push(ArchivedMail { modified, octets, path });
-                }
+        for (_, path) in
+            self.outbox.in_archive()?.into_iter().filter(|(id, _)| id.ticket().is_some())
+        {
+            // Not that of what a link leads to. One that a mail reader just renamed has none; the next
+            // time is early enough for it.
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let Ok(modified) = metadata.modified() else { continue };
+            if metadata.is_file() {
+                mails.push(ArchivedMail { modified, octets: metadata.len(), path });
             }
         }
         Ok(mails)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use maildir::Maildir;
 
 use crate::delivery::DeliveryRecord;
+use crate::error::IN_ITS_GROUP;
 use crate::mail_file::parse_file_name;
 use crate::sidecar::VERSION;
 use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sidecar, disk};
@@ -20,8 +21,9 @@ const FOLDER_MODE: u32 = 0o2770;
 /// How long a lock may be shared by those who only look whether it is held: an instant each.
 const LOOKED_AT: Duration = Duration::from_secs(1);
 
-/// An outbox on disk. Reading needs no lock; writing needs [`Outbox::lock_generator`] or
-/// [`Outbox::lock_deliverer`].
+/// An outbox on disk. Reading needs no lock, and changing a mail's flags needs none either, as with
+/// mail readers. Writing needs [`Outbox::lock_generator`] or [`Outbox::lock_deliverer`], and taking a
+/// mail back its own lock ([`Outbox::take_back`]).
 #[derive(Clone, Debug)]
 pub struct Outbox {
     root: PathBuf,
@@ -107,8 +109,7 @@ impl Outbox {
                     return refuse(&folder, format!("{error} ({hint})"));
                 }
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    let hint = "whoever works with an outbox has to be in its group";
-                    return refuse(&folder, format!("{error} ({hint})"));
+                    return refuse(&folder, format!("{error} ({IN_ITS_GROUP})"));
                 }
                 Err(error) => return refuse(&folder, error.to_string()),
                 Ok(metadata) if !metadata.is_dir() => {
@@ -211,16 +212,14 @@ impl Outbox {
         Ok(Lock::take(self.sidecars())?.map(|lock| Generator::new(self, lock)))
     }
 
-    /// Whether a generator writes into this outbox now.
+    /// Whether a generator writes into this outbox now. Disturbs none, not even one that starts just now.
     pub fn has_generator(&self) -> Result<bool> {
-        let path = self.sidecars();
-        let folder = File::open(&path).map_err(Error::io("open", &path))?;
-        // A shared lock hinders no other one who asks like this; given back at once.
-        match folder.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
-        }
+        Lock::is_held(&self.sidecars())
+    }
+
+    /// Whether a deliverer works on this outbox. Disturbs none, not even one that starts just now.
+    pub fn deliverer_runs(&self) -> Result<bool> {
+        Lock::is_held(&self.records())
     }
 
     /// Takes the deliverer's lock. `None` if another process holds it.
@@ -260,6 +259,17 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
             }
+        }
+    }
+
+    /// Whether somebody holds the lock of this folder.
+    fn is_held(path: &Path) -> Result<bool> {
+        let folder = File::open(path).map_err(Error::io("open", path))?;
+        // Shared, so that many can look at the same time. It ends with `folder`.
+        match folder.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
         }
     }
 

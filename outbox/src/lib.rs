@@ -18,9 +18,10 @@
 //! * A mail in `new/` or `cur/` has a durable sidecar: that is written first and deleted last.
 //! * A directive is claimed while a sidecar lists it. Who reads the claims **before** asking the
 //!   database what is pending never answers a directive twice.
-//! * Only the holder of a lock can write: [`Generator`] offers drafts and publishing,
-//!   [`Deliverer`] offers records, holding and finishing, a [`Withdrawal`] takes one mail back. The
-//!   locks are `flock`s, so that a dead process never blocks.
+//! * Sidecars and records are written and removed under a lock alone: [`Generator`] offers drafts and
+//!   publishing, [`Deliverer`] records, holding and finishing, and a [`Withdrawal`], under the mail's
+//!   own lock, takes one mail back. Flags are changed without any, as mail readers do. The locks are
+//!   `flock`s, so that a dead process never blocks.
 //! * Nothing unreadable is deleted. It is reported, and stays.
 //!
 //! This crate knows no SQL, no SMTP and no OpenPGP. The format is told in docs/outbox-format.md.
@@ -43,7 +44,7 @@ mod withdrawal;
 
 pub use delivery::{AttemptMade, DeliveryRecord, DeliveryState, RecipientOutcome, RecipientState};
 pub use error::{Error, Result};
-pub use finish::{Deliverer, Finished, Pruned};
+pub use finish::{Deliverer, Pruned};
 pub use folder::Outbox;
 pub use mail_file::{Flags, MailFile, Place};
 pub use mail_lock::MailLock;

@@ -43,7 +43,7 @@ impl Flags {
     /// away with the attempt.
     pub const RETRY: char = 'r';
 
-    /// Whether a person flagged the mail (F): it is held.
+    /// Whether the mail is flagged (F), by a person or by the deliverer: it is held.
     pub fn held(&self) -> bool {
         self.0.contains(Self::HELD)
     }

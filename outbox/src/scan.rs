@@ -23,6 +23,7 @@ const LOOKS: usize = 4;
 
 /// What is odd about a name that is a mail's, but no mail's of ours.
 const NO_TICKET: &str = "there is no ticket in its name";
+
 /// How much of a mail is read for its header, in octets.
 const HEADER_LIMIT: u64 = 1 << 20;
 
@@ -77,7 +78,7 @@ pub enum State {
     Accepted,
     /// A mail without a sidecar in `new/` or `cur/`: not ours, never sent.
     Foreign,
-    /// A delivery record without a sidecar: the deliverer removes it.
+    /// A delivery record without sidecar and mail: the deliverer removes it.
     Leftover,
 }
 
@@ -197,14 +198,17 @@ impl Outbox {
 
     /// The mails in the archive that are `wanted`, by id.
     pub fn archived(&self, wanted: impl Fn(&MailId) -> bool) -> Result<BTreeMap<MailId, PathBuf>> {
-        let mut mails = BTreeMap::new();
+        Ok(self.in_archive()?.into_iter().filter(|(id, _)| wanted(id)).collect())
+    }
+
+    /// Everything in the archive that has a mail's name, in no order.
+    pub(crate) fn in_archive(&self) -> Result<Vec<(MailId, PathBuf)>> {
+        let mut mails = Vec::new();
         for place in [Place::New, Place::Cur] {
             let folder = self.archive().join(place.folder());
             for name in list(&folder)? {
-                if let Some((id, _)) = name.to_str().and_then(parse_file_name)
-                    && wanted(&id)
-                {
-                    mails.insert(id, folder.join(name));
+                if let Some((id, _)) = name.to_str().and_then(parse_file_name) {
+                    mails.push((id, folder.join(name)));
                 }
             }
         }

@@ -14,7 +14,7 @@
 //!
 //! A crash after 1, 2, 3 or 4 leaves a mail that is withdrawn and claims its directives, so it is
 //! neither sent nor written anew, and all steps can be taken again: marking twice changes nothing. A
-//! crash after 5 leaves a record without mail and sidecar, which the deliverer's next start removes.
+//! crash after 5 leaves a record without mail and sidecar, which the deliverer removes.
 //! The file goes before the sidecar, since a file without one would be a foreign mail; and before the
 //! marks, so that nothing that is marked can be undeleted in a mail reader.
 

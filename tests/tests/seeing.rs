@@ -121,7 +121,7 @@ fn status_tells_of_a_relay_in_trouble_a_database_that_is_away_and_a_full_disk() 
     };
     assert!(more("Connection refused (os error 111); tried again at 20"), "{found}");
     assert!(more("away for") && more("cannot connect to database"), "{found}");
-    assert!(more("the generator writes no mails (outbox.min_free"), "{found}");
+    assert!(more("no new mails are written: ") && more("outbox.min_free asks for"), "{found}");
 
     let json: Value =
         serde_json::from_str(&site.deliverer(&["status", "--json"]).expect(1).stdout).unwrap();

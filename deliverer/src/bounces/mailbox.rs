@@ -2,12 +2,15 @@
 //! into it, and people look at it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use outbox::Flags;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// How much of a mail is looked at. Status and returned header stand at its beginning. Beyond that,
 /// a mail made for the purpose could keep a MIME parser busy for hours or exhaust its stack.
@@ -83,13 +86,23 @@ impl Mailbox {
     /// The beginning of a mail: all that is looked at. Fails on what is no file.
     pub fn read(&self, file: &MailboxFile) -> anyhow::Result<Vec<u8>> {
         let path = self.root.join(&file.path);
-        // Looked at first: opening a FIFO would wait, and a link may lead anywhere.
+        // Opening a FIFO would wait, and a link may lead anywhere.
+        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let read = || -> io::Result<Vec<u8>> {
-            if !fs::symlink_metadata(&path)?.is_file() {
-                return Err(io::Error::other("it is not a regular file"));
+            let no_file = || io::Error::other("it is not a regular file");
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(careful.bits().cast_signed())
+                .open(&path)
+                .map_err(|error| match Errno::from_io_error(&error) {
+                    Some(Errno::LOOP) => no_file(),
+                    _ => error,
+                })?;
+            if !file.metadata()?.is_file() {
+                return Err(no_file());
             }
             let mut bytes = Vec::new();
-            File::open(&path)?.take(LOOKED_AT).read_to_end(&mut bytes)?;
+            file.take(LOOKED_AT).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         read().with_context(|| format!("failed to read {}", path.display()))

@@ -22,17 +22,16 @@ mod ticket;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write as _};
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use outbox::Ticket;
-use outbox_config::database::{connect, describe};
-use outbox_config::program::width;
+use outbox_config::database::describe;
+use outbox_config::program::{to_json, width};
 use outbox_config::{Config, Failure};
 use tracing::{error, info};
 
 use crate::cli::BouncesArgs;
-use crate::marks::{Known, known_tickets};
+use crate::marks::{Known, connect, known_tickets};
 use mailbox::{Mailbox, MailboxFile};
 use notice::{Kind, Notice};
 use report::{Entry, Tie};
@@ -78,7 +77,7 @@ pub fn bounces(config: &Config, args: &BouncesArgs) -> Result<(), Failure> {
         for (file, why) in &staying {
             info!(file, "stays as it is: {why}");
         }
-        report::as_json(&entries)
+        to_json(&entries)
     } else {
         report::as_text(&entries, &staying, width().unwrap_or(80))
     };
@@ -110,8 +109,7 @@ fn ask(
         return Ok(HashMap::new());
     }
     let settings = &config.database()?.event;
-    let mut client = connect(settings, "outbox-deliverer bounces", Duration::from_secs(60))
-        .map_err(Failure::Unavailable)?;
+    let mut client = connect(settings).map_err(Failure::Unavailable)?;
     known_tickets(&mut client, &tickets)
         .map_err(|error| anyhow!("{}", describe(&error)))
         .context("cannot look up tickets in the database")

@@ -201,8 +201,3 @@ pub fn as_text(entries: &[Entry], staying: &[(String, String)], width: usize) ->
     }
     text
 }
-
-/// The report for scripts: one array.
-pub fn as_json(entries: &[Entry]) -> String {
-    serde_json::to_string_pretty(entries).expect("plain data has a JSON form") + "\n"
-}

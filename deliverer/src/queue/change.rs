@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use outbox::{MailId, Ticket};
 use outbox_config::Failure;
-use outbox_config::program::print;
+use outbox_config::program::{print, print_json};
 use outbox_config::text::one_line;
 use serde::Serialize;
 
@@ -110,9 +110,7 @@ impl Report {
     /// Ends the command. Fails if something was not done, or if a name was not found.
     pub fn conclude(self, missing: &[String]) -> Result<(), Failure> {
         if self.json {
-            let text =
-                serde_json::to_string_pretty(&self.answers).expect("plain data has a JSON form");
-            print(&(text + "\n"))?;
+            print_json(&self.answers)?;
         } else if self.answers.is_empty() && missing.is_empty() {
             print("no mails\n")?;
         }

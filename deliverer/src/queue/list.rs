@@ -1,15 +1,18 @@
 //! `list`: the mails in the outbox, one a line or as JSON.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Outbox, Ticket};
-use outbox_config::Failure;
-use outbox_config::program::{print, width};
+use outbox_config::program::{print, print_json, width};
 use outbox_config::text::{fit, one_line};
+use outbox_config::{Failure, duration_words};
 use serde::Serialize;
 
 use super::selector::{fail_with, not_found};
 use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
+use crate::counts::Counts;
 
 /// How wide the column of the recipients may get, whatever the terminal: the last column is worth more.
 const RECIPIENT: usize = 24;
@@ -38,12 +41,16 @@ struct Json<'a> {
 pub fn list(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Failure> {
     let selected = selector.select(read(outbox).map_err(unavailable)?);
     let mails = &selected.mails;
-    print(&if json { as_json(mails) } else { as_table(mails, outbox::now(), width()) })?;
+    if json {
+        print_json(&as_json(mails))?;
+    } else {
+        print(&as_table(mails, outbox::now(), width()))?;
+    }
     fail_with(not_found(&selected.missing))
 }
 
-fn as_json(mails: &[Listed]) -> String {
-    let mails: Vec<Json<'_>> = mails
+fn as_json(mails: &[Listed]) -> Vec<Json<'_>> {
+    mails
         .iter()
         .map(|mail| {
             let sidecar = mail.sidecar.as_ref().ok();
@@ -67,8 +74,7 @@ fn as_json(mails: &[Listed]) -> String {
                 directive_ids,
             }
         })
-        .collect();
-    serde_json::to_string_pretty(&mails).expect("plain data has a JSON form") + "\n"
+        .collect()
 }
 
 /// A table for a terminal of `width` columns, and how many mails of each state it holds. Each column is
@@ -100,7 +106,8 @@ fn as_table(mails: &[Listed], now: Timestamp, width: Option<usize>) -> String {
         );
         table += &(fit(line.trim_end(), width.unwrap_or(usize::MAX)) + "\n");
     }
-    table + &counts(mails) + "\n"
+    let counts: Counts = mails.iter().map(Listed::counted).collect();
+    format!("{table}{counts}\n")
 }
 
 fn row(mail: &Listed, now: Timestamp) -> [String; 7] {
@@ -119,26 +126,9 @@ fn row(mail: &Listed, now: Timestamp) -> [String; 7] {
     ]
 }
 
-/// Such as `12 queued, 3 deferred, 1 held`.
-fn counts(mails: &[Listed]) -> String {
-    let count = |name: &StateName| mails.iter().filter(|mail| mail.state_name() == *name).count();
-    let counts = StateName::ALL.iter().map(|name| (count(name), name));
-    let counts: Vec<String> = counts
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, name)| format!("{count} {name}"))
-        .collect();
-    counts.join(", ")
-}
-
-/// The time between two points in the largest unit that gives a number: `45s`, `12m`, `3h`, `9d`.
+/// How long it is from one point in time to another.
 fn span(from: Timestamp, to: Timestamp) -> String {
-    let seconds = to.duration_since(from).as_secs().max(0);
-    match seconds {
-        0..100 => format!("{seconds}s"),
-        100..6_000 => format!("{}m", seconds / 60),
-        6_000..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
+    duration_words(Duration::try_from(to.duration_since(from)).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -18,9 +18,8 @@ mod verify;
 mod withdraw;
 
 use anyhow::anyhow;
-use outbox::{
-    DeliveryRecord, DeliveryState, MailFile, MailId, Outbox, RecipientState, Sidecar, State, Ticket,
-};
+use jiff::Timestamp;
+use outbox::{DeliveryRecord, DeliveryState, MailFile, MailId, Outbox, Sidecar, State, Ticket};
 use outbox_config::Failure;
 
 pub use flags::{hold, release, retry};
@@ -31,9 +30,7 @@ pub use verify::verify;
 pub use withdraw::{Decision, withdraw};
 
 use crate::cli::StateName;
-
-/// What goes with an error where this user may not do something.
-const IN_ITS_GROUP: &str = "whoever works with an outbox has to be in its group";
+use selector::is_called;
 
 /// What is known of one mail.
 #[derive(Debug)]
@@ -76,10 +73,7 @@ pub fn read(outbox: &Outbox) -> outbox::Result<Vec<Listed>> {
 
 /// Why an operation on the outbox failed, with what to do about it where that is known.
 fn explain(error: &outbox::Error) -> String {
-    if error.is_permission_denied() {
-        return format!("{error} ({IN_ITS_GROUP})");
-    }
-    error.to_string()
+    error.advice().map_or_else(|| error.to_string(), |advice| format!("{error} ({advice})"))
 }
 
 /// A [`Failure`] with which a command ends that can't read the outbox.
@@ -112,9 +106,19 @@ impl Listed {
         }
     }
 
+    /// What the mail is counted as: its state, and when it was written, where that is known.
+    pub fn counted(&self) -> (StateName, Option<Timestamp>) {
+        (self.state_name(), self.sidecar.as_ref().ok().map(|sidecar| sidecar.created_at))
+    }
+
     /// The ticket: the sidecar's, or the one in the id of a mail whose sidecar can't be read.
     pub fn ticket(&self) -> Option<Ticket> {
         self.sidecar.as_ref().map_or_else(|_| self.id.ticket(), |it| Some(it.ticket.clone()))
+    }
+
+    /// Whether `name` is its id or ticket.
+    fn is_called(&self, name: &str) -> bool {
+        is_called(&self.id, self.ticket(), name)
     }
 
     /// Whom it goes to: the first recipient, and how many more there are.
@@ -140,14 +144,7 @@ impl Listed {
         if let Some(reason) = &record.reason {
             return reason.clone();
         }
-        let worst = |state| record.recipients.values().find(|outcome| outcome.state == state);
-        let mut order =
-            [RecipientState::Rejected, RecipientState::Deferred, RecipientState::Accepted];
-        if record.state == DeliveryState::Deferred {
-            // Why it is tried again.
-            order.swap(0, 1);
-        }
-        order.into_iter().find_map(worst).map(|outcome| outcome.reply.clone()).unwrap_or_default()
+        record.last_reply().unwrap_or_default().to_owned()
     }
 
     /// Whether a person asked for the next attempt now.

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use clap::Args;
 use glob::{MatchOptions, Pattern};
+use outbox::{MailId, Ticket};
 use outbox_config::Failure;
 use outbox_config::text::one_line;
 
@@ -51,7 +52,7 @@ impl Selector {
 
     /// Picks from `mails`.
     pub fn select(&self, mails: Vec<Listed>) -> Selected {
-        let unknown = |name: &&String| !mails.iter().any(|mail| is_called(mail, name));
+        let unknown = |name: &&String| !mails.iter().any(|mail| mail.is_called(name));
         let missing = self.names.iter().filter(unknown).cloned().collect();
         let (mails, others) = mails.into_iter().partition(|mail| self.takes(mail));
         Selected { mails, others, missing }
@@ -62,15 +63,15 @@ impl Selector {
         let goes_to = |pattern: &Pattern| {
             mail.recipients().iter().any(|address| pattern.matches_with(address, options))
         };
-        (self.names.is_empty() || self.names.iter().any(|name| is_called(mail, name)))
+        (self.names.is_empty() || self.names.iter().any(|name| mail.is_called(name)))
             && (self.recipient.is_empty() || self.recipient.iter().any(goes_to))
             && (self.state.is_empty() || self.state.contains(&mail.state_name()))
     }
 }
 
-/// Whether `name` is the mail's id or ticket.
-fn is_called(mail: &Listed, name: &str) -> bool {
-    mail.id.as_str() == name || mail.ticket().is_some_and(|ticket| ticket.as_str() == name)
+/// Whether `name` is a mail's id or ticket.
+pub fn is_called(id: &MailId, ticket: Option<Ticket>, name: &str) -> bool {
+    id.as_str() == name || ticket.is_some_and(|ticket| ticket.as_str() == name)
 }
 
 /// What is said of names that no mail has. `None` if all were found.
@@ -100,7 +101,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, Command, Task};
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from([&["outbox-deliverer"], arguments].concat())
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_recipient_is_matched_whole_and_in_any_case() {
-        let Command::List { selector, .. } =
+        let Command::Task(Task::List { selector, .. }) =
             parse(&["list", "--recipient", "*@AS6449?.example"]).unwrap().command
         else {
             unreachable!("it was told to list");

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use outbox::{AttemptMade, DeliveryRecord, DirectiveId, MailFile, MailId, Outbox, Sidecar, Ticket};
 use outbox_config::Failure;
-use outbox_config::program::print;
+use outbox_config::program::{print, print_json};
 use outbox_config::text::one_line;
 use serde::Serialize;
 
-use super::selector::in_a_row;
+use super::selector::{in_a_row, is_called};
 use super::{Selector, read, unavailable};
 
 /// A mail as JSON: what its files say.
@@ -71,7 +71,7 @@ pub fn show(outbox: &Outbox, selector: &Selector, json: bool) -> Result<(), Fail
         });
     }
     if json {
-        print(&(serde_json::to_string_pretty(&shown).expect("plain data has a JSON form") + "\n"))?;
+        print_json(&shown)?;
     } else if shown.is_empty() && selected.missing.is_empty() {
         print("no mails\n")?;
     } else {
@@ -95,9 +95,7 @@ fn find_sent(
     if missing.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let is_called = |id: &MailId, name: &str| {
-        id.as_str() == name || id.ticket().is_some_and(|ticket| ticket.as_str() == name)
-    };
+    let is_called = |id: &MailId, name: &str| is_called(id, id.ticket(), name);
     let sent = outbox.archived(|id| missing.iter().any(|name| is_called(id, name)))?;
     missing.retain(|name| !sent.keys().any(|id| is_called(id, name)));
     Ok(sent)

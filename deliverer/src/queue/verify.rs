@@ -7,15 +7,14 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::anyhow;
 use outbox::{
     DeliveryRecord, DeliveryState, DirectiveId, MailId, Outbox, RecipientState, Sidecar, State,
     Ticket,
 };
-use outbox_config::database::{connect, describe};
-use outbox_config::program::print;
+use outbox_config::database::describe;
+use outbox_config::program::{print, print_json};
 use outbox_config::text::one_line;
 use outbox_config::{Config, Failure};
 use serde::Serialize;
@@ -23,10 +22,7 @@ use serde::Serialize;
 use super::selector::{fail_with, not_found};
 use super::{Listed, Selector, read, unavailable};
 use crate::cli::StateName;
-use crate::marks::{Claimed, marked_already, sent_already};
-
-/// How long a statement may take.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::marks::{Claimed, connect, marked_already, sent_already};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -83,8 +79,7 @@ pub fn verify(
     let blamed = |mail: &&Listed| findings.iter().any(|it| it.id.as_ref() == Some(&mail.id));
     let ok = mails.len() - mails.iter().filter(blamed).count();
     if json {
-        let all = Json { mails: mails.len(), ok, findings: &findings };
-        print(&(serde_json::to_string_pretty(&all).expect("plain data has a JSON form") + "\n"))?;
+        print_json(&Json { mails: mails.len(), ok, findings: &findings })?;
     } else {
         for finding in &findings {
             print(&format!("{}\n", one_line(&finding.to_string())))?;
@@ -237,7 +232,7 @@ fn compare_with_database(
         return Ok(());
     }
     let settings = &config.database()?.event;
-    let mut client = connect(settings, "outbox-deliverer", STATEMENT_TIMEOUT)?;
+    let mut client = connect(settings)?;
     let said = |error: postgres::Error| anyhow!("{}", describe(&error));
     let asked: Vec<DirectiveId> = claims.keys().copied().collect();
     let mut marked = marked_already(&mut client, &asked).map_err(said)?;
@@ -308,7 +303,8 @@ fn look_around(outbox: &Outbox, findings: &mut Vec<Finding>) -> outbox::Result<(
                     Ok(None) => {}
                     Ok(Some(_)) => findings.push(Finding::at(
                         path,
-                        "a delivery record of a mail that is gone: the deliverer's next start removes it",
+                        "a delivery record of a mail that is gone: the deliverer removes it at its start, and once \
+                         an hour",
                     )),
                     Err(error) => findings.push(Finding::at(path, error.to_string())),
                 }

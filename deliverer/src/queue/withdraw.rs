@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use clap::Args;
 use outbox::{DeliveryRecord, Flags, Outbox, RecipientState, Sidecar, State, TakeBack, Withdrawal};
-use outbox_config::database::{connect, describe};
+use outbox_config::database::describe;
 use outbox_config::{Config, DatabaseSettings, Failure};
 use postgres::Client;
 
@@ -15,16 +15,13 @@ use super::change::{Answer, Report};
 use super::flags::{NOT_PUBLISHED, gone, too_late};
 use super::{Listed, read, unavailable};
 use crate::cli::Change;
-use crate::marks::{Kept, Marked, suppress};
+use crate::marks::{Kept, Marked, connect, suppress};
 
 /// How long a command waits for mails that are in the relay's hands.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it looks whether they are still. There is no event to wait for when a lock ends.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// How long a statement may take.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What becomes of the directives of mails that are taken back.
 #[derive(Clone, Debug, Args)]
@@ -253,7 +250,7 @@ impl Database {
     /// Whether it is there. Connects at the first time, and does not try again.
     fn is_there(&mut self) -> bool {
         if self.client.is_none() && self.trouble.is_none() {
-            match connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT) {
+            match connect(&self.settings) {
                 Ok(client) => self.client = Some(client),
                 Err(trouble) => self.trouble = Some(trouble),
             }

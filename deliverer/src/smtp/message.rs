@@ -72,26 +72,6 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
-    /// Whether another relay could take the mail.
-    pub fn depends_on_relay(&self) -> bool {
-        matches!(
-            self,
-            Self::AddressNeedsSmtpUtf8(_)
-                | Self::HeaderNeedsSmtpUtf8
-                | Self::BodyNeedsEightBitMime
-                | Self::TooLarge { .. }
-        )
-    }
-}
-
-/// Tells, before there is a connection, whether `message` can be given to any relay at all.
-///
-/// [`send`](super::Connection::send) makes the same check. A missing CRLF at the very end is no fault: it is added.
-pub fn check_message(message: &[u8]) -> Result<(), Refusal> {
-    Content::encode(message).map(drop)
-}
-
 /// A checked message, ready for the wire.
 #[derive(Debug)]
 pub(super) struct Content {
@@ -208,9 +188,9 @@ mod tests {
             (b"a\r\n\r\nb\0\r\n", Refusal::Nul { line: 3 }),
             (long.as_bytes(), Refusal::LongLine { line: 2, length: 999 }),
         ] {
-            assert_eq!(check_message(message), Err(refusal));
+            assert_eq!(Content::encode(message).unwrap_err(), refusal);
         }
-        assert_eq!(check_message(format!("{}\r\n", "x".repeat(998)).as_bytes()), Ok(()));
+        assert!(Content::encode(format!("{}\r\n", "x".repeat(998)).as_bytes()).is_ok());
     }
 
     #[test]

@@ -47,15 +47,12 @@ mod scripted;
 mod tests;
 
 pub use connection::Connection;
-pub use lettre::{
-    Address,
-    address::Envelope,
-    transport::smtp::{authentication::Credentials, extension::ClientId},
-};
-pub use message::{Refusal, check_message};
-pub use outbox_config::SmtpTls as Tls;
-pub use outcome::{Attempt, Outcome, Recipient};
+pub use lettre::{Address, address::Envelope};
+pub use message::Refusal;
+#[cfg(test)]
+pub use outcome::Recipient;
+pub use outcome::{Attempt, Outcome};
 pub use relay::{Deadlines, Relay};
-pub use reply::{Malformed, Reply};
+pub use reply::Reply;
 pub use transaction::SendOptions;
 pub use trouble::{Cause, Phase, RelayTrouble};

@@ -5,6 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
+use outbox_config::SmtpTls as Tls;
+
 use super::{
     scripted::{Action, Authority, Moment, Script, ScriptedRelay, base64, say, unstuff},
     *,

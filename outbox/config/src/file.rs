@@ -18,7 +18,7 @@ const SYSTEM_FILE: &str = "/etc/intelmq/intelmq-mailgen.conf";
 const USER_FILE: &str = ".intelmq/intelmq-mailgen.conf";
 
 /// Every key that the file may hold.
-pub const KEYS: &[&str] = &[
+const KEYS: &[&str] = &[
     "openpgp.always_sign",
     "openpgp.gnupg_home",
     "openpgp.signing_key",
@@ -141,11 +141,15 @@ impl Config {
             return Err(ConfigError::NotFound { system: base.to_owned(), user: user.to_owned() });
         }
         let merged = files.iter().fold(Map::new(), |merged, (_, file)| merge(merged, file));
-        let mut config: Self = serde_path_to_error::deserialize(Value::Object(merged))
-            .map_err(|error| type_error(&files, &error))?;
+        let mut config: Self =
+            serde_path_to_error::deserialize(Value::Object(merged)).map_err(|error| {
+                key_error(&files, error.path().to_string(), error.inner().to_string())
+            })?;
+        config
+            .check()
+            .map_err(|(key, reason)| key_error(&files, key.to_owned(), reason.to_owned()))?;
         config.files = files.into_iter().map(|(file, _)| file).collect();
         config.given = given.map(Path::to_owned);
-        config.check()?;
         Ok(config)
     }
 }
@@ -219,16 +223,21 @@ fn merge(mut base: Map<String, Value>, over: &Map<String, Value>) -> Map<String,
     base
 }
 
-/// Names the file that a value of a wrong type came from: the last that has the key.
-fn type_error(
-    files: &[(PathBuf, Map<String, Value>)],
-    error: &serde_path_to_error::Error<serde_json::Error>,
-) -> ConfigError {
-    let key = error.path().to_string();
-    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
-    let holds = |map: &Map<String, Value>| Value::Object(map.clone()).pointer(&pointer).is_some();
-    let file = files.iter().rev().find(|(_, map)| holds(map)).unwrap_or(&files[0]);
-    ConfigError::Key { file: file.0.clone(), key, reason: error.inner().to_string() }
+/// Names the file that a wrong value came from: the last that has the key, or else its section.
+fn key_error(files: &[(PathBuf, Map<String, Value>)], key: String, reason: String) -> ConfigError {
+    let mut pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
+    let holder = loop {
+        let holds =
+            |map: &Map<String, Value>| Value::Object(map.clone()).pointer(&pointer).is_some();
+        if let Some((file, _)) = files.iter().rev().find(|(_, map)| holds(map)) {
+            break file;
+        }
+        match pointer.rfind('/') {
+            Some(end) if end > 0 => pointer.truncate(end),
+            _ => break &files[0].0,
+        }
+    };
+    ConfigError::Key { file: holder.clone(), key, reason }
 }
 
 #[cfg(test)]
@@ -408,6 +417,22 @@ mod tests {
             Files::new(Some(r#"{"smtp": {"host": "h", "password": 1234567}}"#), None).error();
         assert!(!error.contains("1234567"), "{error}");
         assert!(error.contains("smtp.password"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_can_not_be_is_named_with_the_file_that_has_it() {
+        let user = Some(r#"{"sender": "me@cert.example", "outbox": {"min_free": "1G"}}"#);
+        for (system, words) in [
+            (r#"{"outbox": {"path": "spool"}}"#, "/system: outbox.path: must be"),
+            (r#"{"delivery": {"retry_min": "9d"}}"#, "/system: delivery.retry_max: must not"),
+            (
+                r#"{"smtp": [{"host": "192.0.2.1", "tls": "none", "username": "u"}]}"#,
+                "/system: smtp.tls: with a username",
+            ),
+        ] {
+            let error = Files::new(Some(system), user).error();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

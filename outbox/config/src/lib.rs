@@ -20,11 +20,12 @@ pub mod tls;
 
 pub use duration::{duration_words, parse_duration};
 pub use failure::Failure;
-pub use file::{ConfigError, KEYS};
+pub use file::ConfigError;
 pub use rate::Rate;
+pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
     ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
 };
-pub use size::{parse_size, size_words};
+pub use size::size_words;

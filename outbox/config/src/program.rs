@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
+use serde::Serialize;
 use tracing::{Level, error};
 
 use crate::text::one_line;
@@ -50,6 +51,16 @@ pub fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Plain data as JSON that a person can read too, with a line end.
+pub fn to_json(data: &impl Serialize) -> String {
+    serde_json::to_string_pretty(data).expect("plain data has a JSON form") + "\n"
+}
+
+/// [Prints](print()) plain data as JSON.
+pub fn print_json(data: &impl Serialize) -> Result<(), Failure> {
+    print(&to_json(data))
 }
 
 /// How wide the terminal is; no limit where there is none.

@@ -190,9 +190,11 @@ impl SmtpSettings {
             self.password_file.as_deref(),
             "smtp.password_file",
             "OUTBOX_SMTP_PASSWORD",
+            &format!("the relay {}", self.host),
         )?;
-        let lacks =
-            |key, why| ConfigError::Missing { files: "the configuration".to_owned(), key, why };
+        // There may be several.
+        let files = || format!("the configuration of the relay {}", self.host);
+        let lacks = |key, why| ConfigError::Missing { files: files(), key, why };
         match (&self.username, password) {
             (Some(name), Some(password)) => Ok(Some((name, password))),
             (None, None) => Ok(None),
@@ -214,6 +216,7 @@ impl DatabaseSettings {
             self.password_file.as_deref(),
             "database.event.password_file",
             "OUTBOX_DATABASE_PASSWORD",
+            "the database",
         )
     }
 }
@@ -225,6 +228,7 @@ fn password(
     file: Option<&Path>,
     key: &str,
     variable: &str,
+    whose: &str,
 ) -> Result<Option<Secret>, ConfigError> {
     let Some(file) = file else {
         return Ok(given.cloned().or_else(|| std::env::var(variable).ok().map(Secret::new)));
@@ -238,7 +242,7 @@ fn password(
         Err(error) => Err(ConfigError::Key {
             file: path,
             key: key.to_owned(),
-            reason: format!("cannot read the password: {error}"),
+            reason: format!("cannot read the password for {whose}: {error}"),
         }),
     }
 }
@@ -376,15 +380,9 @@ fn relays<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<SmtpSettings>
 }
 
 impl Config {
-    /// What can be wrong with values that have the right types.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key: &str, reason: &str| {
-            Err(ConfigError::Key {
-                file: self.files.last().cloned().unwrap_or_default(),
-                key: key.to_owned(),
-                reason: reason.to_owned(),
-            })
-        };
+    /// What can be wrong with values that have the right types: the key, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let wrong = |key, reason| Err((key, reason));
         if !self.outbox.path.is_absolute() {
             return wrong("outbox.path", "must be an absolute path: both programs must find it");
         }
@@ -510,12 +508,14 @@ mod tests {
     fn a_password_in_clear_over_the_network_is_refused() {
         let text = r#"{"smtp": {"host": "192.0.2.1", "tls": "none", "username": "u"}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
-        assert!(config.check().unwrap_err().to_string().contains("smtp.tls"));
+        assert_eq!(config.check().unwrap_err().0, "smtp.tls");
     }
 
     #[test]
     fn a_login_needs_name_and_password() {
         let login = |text: &str| smtp(text).login().map(|login| login.is_some());
+        let error = login(r#"{"host": "b.example", "username": "u"}"#).unwrap_err().to_string();
+        assert!(error.contains("relay b.example: smtp.password is missing"), "{error}");
         assert!(!login(r#"{"host": "h"}"#).unwrap());
         assert!(login(r#"{"host": "h", "username": "u", "password": "p"}"#).unwrap());
         assert!(login(r#"{"host": "h", "username": "u"}"#).is_err());
@@ -528,7 +528,8 @@ mod tests {
         let file = folder.path().join("secret");
         std::fs::write(&file, "from file\n").unwrap();
         let given = Secret::new("given");
-        let read = |file| password(Some(&given), file, "smtp.password_file", "OUTBOX_NO_SUCH");
+        let read =
+            |file| password(Some(&given), file, "smtp.password_file", "OUTBOX_NO_SUCH", "it");
         assert_eq!(read(Some(&file)).unwrap().unwrap().expose(), "from file");
         assert_eq!(read(None).unwrap().unwrap().expose(), "given");
         let error = read(Some(&folder.path().join("none"))).unwrap_err().to_string();

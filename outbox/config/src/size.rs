@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// Reads `4096`, `500K`, `100M` or `2G`: a whole number of octets, or of 1024, 1024² or 1024³ of
 /// them. Fails in words that say the form.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+fn parse_size(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{text:?} is no size: write a whole number and K, M or G, as in \"500M\"");
     let (number, factor) = match text.as_bytes().last() {
