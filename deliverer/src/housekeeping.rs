@@ -66,7 +66,7 @@ impl Housekeeping {
         config: &Config,
     ) -> outbox::Result<Option<String>> {
         let room = deliverer.outbox().room()?;
-        let judged = config.outbox.judge_room(room.octets, room.files);
+        let judged = config.outbox.room_for_mails(room.octets, room.files);
         let full = judged.is_err();
         if full != std::mem::replace(&mut self.full, full) {
             match &judged {
@@ -78,7 +78,7 @@ impl Housekeeping {
                 Ok(words) => info!("there is room for new mails again: {words}"),
             }
         }
-        Ok(judged.err())
+        Ok(judged.err().map(|lack| lack.short()))
     }
 }
 

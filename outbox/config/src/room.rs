@@ -67,11 +67,6 @@ impl OutboxSettings {
             None => Ok(format!("room for {room}")),
         }
     }
-
-    /// [`OutboxSettings::room_for_mails`], the failure in words.
-    pub fn judge_room(&self, octets: u64, files: Option<u64>) -> Result<String, String> {
-        self.room_for_mails(octets, files).map_err(|lack| lack.to_string())
-    }
 }
 
 #[cfg(test)]
