@@ -11,7 +11,7 @@ use outbox_config::database::connect;
 use outbox_config::program::{self, Check};
 use outbox_config::{Config, Failure};
 
-use crate::store::{EventColumns, check_condition, missing_rights};
+use crate::store::{EventColumns, Scope, check_scope, missing_rights};
 use crate::template::Template;
 use crate::tools::{claims, definitions, envelope_from, sender, signer, templates};
 
@@ -113,8 +113,10 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
-    let condition = config.database()?.additional_directive_where.as_deref();
-    check_condition(&mut client, condition).map_err(Failure::into_error)?;
+    let claims = Outbox::open(&config.outbox.path).ok().and_then(|outbox| outbox.claims().ok());
+    // An outbox that can't be read is told about below.
+    let scope = Scope::of(config)?;
+    check_scope(&mut client, scope, &claims.unwrap_or_default()).map_err(Failure::into_error)?;
     let columns = EventColumns::read(&mut client)?;
     if let Ok(definitions) = definitions(config) {
         let fields = definitions.fields();
@@ -124,7 +126,9 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
             bail!("the table events lacks columns that formats show: {}", lacking.join(", "));
         }
     }
-    Ok(format!("{} as {}", settings.name, settings.username))
+    let shard = scope.shard();
+    let share = if shard.is_all() { String::new() } else { format!(", {shard}") };
+    Ok(format!("{} as {}{share}", settings.name, settings.username))
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::fate::Fate;
 use crate::group::{Group, ids};
 use crate::render::rehearse;
-use crate::store::{self, BadGroup, EventColumns};
+use crate::store::{self, BadGroup, EventColumns, Scope, Shard};
 use crate::tools::{Tools, claims, definitions, sender, templates};
 
 /// One group, or one mail in the outbox.
@@ -41,13 +41,14 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     database.event.password()?;
     let mut client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
-    let condition = database.additional_directive_where.as_deref();
-    let groups = store::peek(&mut client, condition, &claims)?;
+    let scope = Scope::of(config)?;
+    let groups = store::peek(&mut client, scope, &claims)?;
     lines.extend(groups.into_iter().map(|group| match group {
         Ok(group) => foresee(&mut tools, &columns, &group),
         Err(bad) => unreadable(&bad),
     }));
-    let text = if json { to_json(&lines) } else { table(&lines, width().unwrap_or(usize::MAX)) };
+    let width = width().unwrap_or(usize::MAX);
+    let text = if json { to_json(&lines) } else { table(&lines, scope.shard(), width) };
     print(&text)
 }
 
@@ -122,9 +123,10 @@ fn unreadable(bad: &BadGroup) -> Line {
     }
 }
 
-fn table(lines: &[Line], width: usize) -> String {
+fn table(lines: &[Line], shard: Shard, width: usize) -> String {
+    let share = if shard.is_all() { String::new() } else { format!(" in {shard}") };
     if lines.is_empty() {
-        return "nothing is pending\n".to_owned();
+        return format!("nothing is pending{share}\n");
     }
     let mut table =
         format!("{:<9} {:>5} {:<22} {:<20} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
@@ -143,7 +145,7 @@ fn table(lines: &[Line], width: usize) -> String {
     let count = |state| lines.iter().filter(|line| line.state == state).count();
     table
         + &format!(
-            "{} due, {} postponed, {} in the outbox, {} that can't be written\n",
+            "{} due, {} postponed, {} in the outbox, {} that can't be written{share}\n",
             count("due"),
             count("postponed"),
             count("outbox"),

@@ -13,7 +13,7 @@ use crate::fate::Fate;
 use crate::formats::Plan;
 use crate::group::{Group, ids};
 use crate::render::{fields, render};
-use crate::store::{self, BadGroup, EventColumns, Pending};
+use crate::store::{self, BadGroup, EventColumns, Pending, Scope};
 use crate::tools::{Tools, claims};
 
 /// How many mails share one round of fsync, and how many events are loaded for them at a time.
@@ -52,8 +52,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     // Tickets are committed while the run's transaction is still open.
     let mut ticket_client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
-    let condition = database.additional_directive_where.as_deref();
-    let pending = store::pending(&mut client, condition, &claims)?;
+    let pending = store::pending(&mut client, Scope::of(config)?, &claims)?;
     let Some(Pending { mut transaction, groups }) = pending else {
         return Ok(());
     };

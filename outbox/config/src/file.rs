@@ -58,6 +58,8 @@ const KEYS: &[&str] = &[
     "delivery.archive_size",
     "delivery.unmarked_limit",
     "delivery.uncertain",
+    "shard.index",
+    "shard.count",
     "review.hold_new",
     "metrics.file",
     "metrics.listen",
