@@ -1,5 +1,7 @@
 //! `check`: is everything there that a run needs? Changes nothing.
 
+mod definitions;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -8,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use outbox::Outbox;
 use outbox_config::database::connect;
-use outbox_config::program::{self, Check};
+use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure};
 
-use crate::store::{EventColumns, Scope, check_scope, missing_rights};
+use crate::store::{Scope, check_scope, missing_rights};
 use crate::template::Template;
 use crate::tools::{claims, definitions, envelope_from, sender, signer, templates};
 
@@ -25,7 +27,15 @@ pub fn check(config: &Config) -> Result<(), Failure> {
         ("database", Box::new(check_database)),
         ("outbox", Box::new(check_outbox)),
     ];
-    program::check(config, &checks)
+    let mut findings = Findings::default();
+    findings.look_at(config, &checks)?;
+    definitions::look_at(config, &mut findings)?;
+    // An outbox that can't be opened was told about above.
+    let outbox = Outbox::open(&config.outbox.path);
+    for wrong in outbox.and_then(|outbox| outbox.wrong_permissions()).unwrap_or_default() {
+        findings.wrong("outbox", &wrong)?;
+    }
+    findings.end()
 }
 
 fn check_sender(config: &Config) -> anyhow::Result<String> {
@@ -117,15 +127,6 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     // An outbox that can't be read is told about below.
     let scope = Scope::of(config)?;
     check_scope(&mut client, scope, &claims.unwrap_or_default()).map_err(Failure::into_error)?;
-    let columns = EventColumns::read(&mut client)?;
-    if let Ok(definitions) = definitions(config) {
-        let fields = definitions.fields();
-        let lacking = fields.iter().filter(|field| !columns.has(field));
-        let lacking: Vec<String> = lacking.map(ToString::to_string).collect();
-        if !lacking.is_empty() {
-            bail!("the table events lacks columns that formats show: {}", lacking.join(", "));
-        }
-    }
     let shard = scope.shard();
     let share = if shard.is_all() { String::new() } else { format!(", {shard}") };
     Ok(format!("{} as {}{share}", settings.name, settings.username))

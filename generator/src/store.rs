@@ -285,6 +285,37 @@ fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
     rows.into_iter().map(|[key, value]| Ok((key.ok_or_else(wrong)?, value))).collect()
 }
 
+/// What directives name that only the database knows.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The templates.
+    pub templates: BTreeSet<String>,
+    /// The keys of their aggregate identifiers.
+    pub aggregate_keys: BTreeSet<String>,
+}
+
+impl Named {
+    /// How many directives are looked at, the newest: all of them may be many millions.
+    pub const NEWEST: i64 = 100_000;
+
+    /// Reads them.
+    pub fn read(client: &mut Client) -> anyhow::Result<Self> {
+        let mut texts = |what: &str| -> Result<BTreeSet<String>, postgres::Error> {
+            let query = format!(
+                "SELECT DISTINCT {what} FROM (SELECT template_name, aggregate_identifier
+                                                FROM directives ORDER BY id DESC LIMIT $1) AS d"
+            );
+            let rows = client.query(&query, &[&Self::NEWEST])?;
+            Ok(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)).collect())
+        };
+        let keys = "d.aggregate_identifier[generate_subscripts(d.aggregate_identifier, 1)][1]";
+        texts("template_name")
+            .and_then(|templates| Ok(Self { templates, aggregate_keys: texts(keys)? }))
+            .map_err(|error| anyhow!("{}", describe(&error)))
+            .context("cannot read what the directives name")
+    }
+}
+
 /// The columns of the table `events`, as they are in this installation.
 #[derive(Clone, Debug)]
 pub struct EventColumns(BTreeMap<String, bool>);
@@ -425,6 +456,10 @@ fn find_missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Err
             ("ticket_day", Some("initialized_for_day"), "UPDATE"),
         ],
     )?;
+    if missing.iter().any(|grant| grant.contains(" ON SCHEMA ")) {
+        // To this role there is no sequence.
+        return Ok(missing);
+    }
     let sequence = client.query(
         "SELECT format('GRANT %I TO %I;', pg_get_userbyid(relowner), current_user)
            FROM pg_class

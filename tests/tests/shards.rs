@@ -186,7 +186,10 @@ fn a_count_that_changes_while_mails_are_in_the_outbox_stops_the_generator_until_
     let run = host.generator(&["run", "--all"]).expect(75);
     run.line("ERROR", &["claim", "directives that are not of shard 0 of 3"]);
     let run = host.generator(&["check"]).expect(1);
-    assert!(run.stdout.contains("WRONG database: ") && run.stdout.contains("shard 0 of 3"), "{run}");
+    assert!(
+        run.stdout.contains("WRONG database: ") && run.stdout.contains("shard 0 of 3"),
+        "{run}"
+    );
     assert_eq!(host.sidecars().len(), written);
 
     host.deliverer(&["run", "--once"]).expect(0);

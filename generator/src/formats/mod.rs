@@ -54,6 +54,7 @@ mod pattern;
 mod plan;
 mod postpone;
 mod read;
+mod review;
 mod rules;
 mod toml_table;
 
@@ -67,6 +68,9 @@ use std::path::{Path, PathBuf};
 
 pub use error::{DecideError, LoadError, Problem};
 pub use plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text, TicketOf};
+
+pub use read::RESERVED;
+pub use review::Kind;
 
 use crate::column::Field;
 use rules::File;

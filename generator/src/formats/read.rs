@@ -18,7 +18,7 @@ use crate::address::Address;
 use crate::column::{Column, Field};
 
 /// Names whose value every mail gives itself.
-const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
+pub const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
 
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {

@@ -422,7 +422,10 @@ impl Config {
             return wrong("delivery.unmarked_limit", "must be at least 1");
         }
         if !(1..=ShardSettings::MOST).contains(&self.shard.count) {
-            return wrong("shard.count", "must be a number from 1 to 1024: how many hosts there are");
+            return wrong(
+                "shard.count",
+                "must be a number from 1 to 1024: how many hosts there are",
+            );
         }
         if self.shard.index >= self.shard.count {
             return wrong(
