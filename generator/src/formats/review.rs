@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use super::Definitions;
 use super::condition::{Condition, Criteria};
-use super::pattern::Patterns;
 use super::plan::{Data, TemplateChoice};
 use super::rules::{Copy, DataRule, File, Format, Texts};
 use crate::column::Column;
+use crate::pattern::Patterns;
 
 /// A kind of mail that the definitions can make: that of a format, or a copy.
 pub struct Kind<'d> {
@@ -71,7 +71,7 @@ impl Definitions {
             name: format!("the copy to {} ({})", to.join(", "), file.name),
             columns: copy.columns.as_deref().unwrap_or_default(),
             template: copy.template.as_ref(),
-            substitutions: names(&self.files, &Data::ALL)
+            substitutions: names(&self.files, &Data::ALL, true)
                 .chain(own.flat_map(Texts::keys))
                 .map(String::as_str)
                 .collect(),
@@ -124,7 +124,8 @@ fn format_kind<'d>(file: &File, format: &'d Format, before: &'d [File]) -> Kind<
         DataRule::Always(data) => vec![*data],
         DataRule::ByEventDataFormat(cases) => cases.iter().map(|(data, _)| *data).collect(),
     };
-    let texts = names(before, &data).chain(format.substitutions.keys());
+    let texts =
+        names(before, &data, format.split_after.is_some()).chain(format.substitutions.keys());
     Kind {
         name: format!("format {:?} ({})", format.name, file.name),
         columns: &format.columns,
@@ -134,11 +135,14 @@ fn format_kind<'d>(file: &File, format: &'d Format, before: &'d [File]) -> Kind<
     }
 }
 
-/// The names that files give values to, in mails with their table in one of these places.
-fn names<'d>(files: &'d [File], data: &[Data]) -> impl Iterator<Item = &'d String> {
+/// The names that files give values to, in mails with their table in one of these places, that may
+/// be parts of a group or not.
+fn names<'d>(files: &'d [File], data: &[Data], split: bool) -> impl Iterator<Item = &'d String> {
     files.iter().flat_map(move |file| {
         let for_data = data.iter().filter_map(|data| file.substitutions_for_data.get(data));
-        let sets: Vec<&Texts> = [&file.substitutions].into_iter().chain(for_data).collect();
+        let if_split = split.then_some(&file.substitutions_if_split);
+        let sets: Vec<&Texts> =
+            [&file.substitutions].into_iter().chain(for_data).chain(if_split).collect();
         let when = file.substitutions_when.iter().map(|rule| &rule.set);
         sets.into_iter().chain(when).flat_map(Texts::keys)
     })

@@ -1,17 +1,19 @@
-//! Names with `*` as a wildcard.
+//! Names and addresses with `*` as a wildcard.
+
+use crate::address::Address;
 
 /// A text in which each `*` stands for any run of characters, also none. There is no escape, and
 /// upper and lower case differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub(crate) struct Pattern(String);
 
 impl Pattern {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
     /// Whether the whole of `text` is as the pattern says.
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
             return false;
@@ -30,7 +32,7 @@ impl Pattern {
     }
 
     /// Whether every text that this pattern matches is matched by `other`, too.
-    pub(super) fn within(&self, other: &Self) -> bool {
+    pub fn within(&self, other: &Self) -> bool {
         // A character that `other` does not name can only be where it has a wildcard. So it matches
         // every text of ours if it matches the one with that character for each of our wildcards.
         !other.0.contains('\0') && other.matches(&self.0.replace('*', "\0"))
@@ -45,26 +47,44 @@ impl Pattern {
 
 /// Alternatives: what one of them matches is matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Patterns(pub(super) Vec<Pattern>);
+pub(crate) struct Patterns(pub(crate) Vec<Pattern>);
 
 impl Patterns {
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(text))
     }
 
     /// Whether it is plain that every text that these match is matched by `other`, too.
-    pub(super) fn within(&self, other: &Self) -> bool {
+    pub fn within(&self, other: &Self) -> bool {
         self.0.iter().all(|pattern| other.0.iter().any(|wider| pattern.within(wider)))
     }
 
     /// Whether it is plain that no text is matched by these and by `other`.
-    pub(super) fn apart(&self, other: &Self) -> bool {
+    pub fn apart(&self, other: &Self) -> bool {
         self.0.iter().all(|pattern| other.0.iter().all(|foreign| pattern.apart(foreign)))
     }
 
     /// Whether every text is matched.
-    pub(super) fn match_all(&self) -> bool {
+    pub fn match_all(&self) -> bool {
         Self(vec![Pattern::new("*")]).within(self)
+    }
+}
+
+/// A pattern for mail addresses: upper and lower case are one, and a domain may be written with
+/// non-ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddressPattern(Pattern);
+
+impl AddressPattern {
+    pub(crate) fn new(text: &str) -> Self {
+        let ascii = text.rsplit_once('@').and_then(|(local, domain)| {
+            Some(format!("{local}@{}", idna::domain_to_ascii(domain).ok()?))
+        });
+        Self(Pattern::new(&ascii.as_deref().unwrap_or(text).to_lowercase()))
+    }
+
+    pub(crate) fn matches(&self, address: &Address) -> bool {
+        self.0.matches(&address.as_str().to_lowercase())
     }
 }
 
