@@ -35,7 +35,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let mut client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let scope = Scope::of(config)?;
-    let groups = store::peek(&mut client, scope, &claims)?;
+    let groups = store::peek(&mut client, scope, &claims)?.groups;
     lines.extend(groups.into_iter().map(|group| match group {
         Ok(group) => foresee(&mut tools, &columns, &group),
         Err(bad) => unreadable(&bad),

@@ -13,6 +13,7 @@ use outbox_config::database::{connect, describe, missing_grants};
 use outbox_config::{Config, ConfigError, DatabaseSettings, Failure};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::types::ToSql;
 use postgres::{Client, Row, Transaction};
 use tracing::{info, warn};
 
@@ -57,13 +58,21 @@ pub struct Scope<'c> {
     condition: Option<&'c str>,
     /// The generator's share.
     shard: Shard,
+    /// None but these, where a person chose.
+    only: Option<&'c [DirectiveId]>,
 }
 
 impl<'c> Scope<'c> {
     /// As the configuration says.
     pub fn of(config: &'c Config) -> Result<Self, ConfigError> {
         let condition = config.database()?.additional_directive_where.as_deref();
-        Ok(Self { condition, shard: config.shard.into() })
+        Ok(Self { condition, shard: config.shard.into(), only: None })
+    }
+
+    /// Of these only those, if any are given.
+    #[must_use]
+    pub fn only(self, directives: Option<&'c [DirectiveId]>) -> Self {
+        Self { only: directives, ..self }
     }
 
     /// The generator's share.
@@ -72,14 +81,19 @@ impl<'c> Scope<'c> {
     }
 }
 
-/// Reads what is pending and not claimed, for who only looks: takes no lock and heeds none.
-pub fn peek(
-    client: &mut Client,
+/// Reads what is pending and not claimed, for who only looks: takes no lock and heeds none, in a
+/// transaction that can change nothing.
+pub fn peek<'a>(
+    client: &'a mut Client,
     scope: Scope<'_>,
     claims: &Claims,
-) -> Result<Vec<Result<Group, BadGroup>>, Failure> {
-    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, scope))?;
-    read_pending(&mut transaction, scope, claims, Lock::Nothing)
+) -> Result<Pending<'a>, Failure> {
+    let transaction = client.build_transaction().read_only(true).start();
+    transaction
+        .and_then(|mut transaction| {
+            let groups = read_pending(&mut transaction, scope, claims, Lock::Nothing)?;
+            Ok(Pending { transaction, groups })
+        })
         .map_err(|error| cannot_read(&error, scope))
 }
 
@@ -182,7 +196,9 @@ fn read_pending(
     lock: Lock,
 ) -> Result<Vec<Result<Group, BadGroup>>, postgres::Error> {
     let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
-    let rows = transaction.query_raw(&pending_query(scope, lock), [&claimed])?;
+    let only = scope.only.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<i64>>());
+    let parameters: [&(dyn ToSql + Sync); 2] = [&claimed, &only];
+    let rows = transaction.query_raw(&pending_query(scope, lock), parameters)?;
     rows.map(|row| Ok(group(&row, claims))).collect()
 }
 
@@ -196,6 +212,7 @@ fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
     };
     let condition = condition.unwrap_or("true");
     let share = scope.shard.condition();
+    let only = if scope.only.is_some() { "d3.id = ANY($2)" } else { "$2::bigint[] IS NULL" };
     let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
     // The conditions on sent_id, medium and endpoint are literals, and the last mail is looked for by
     // `=` and the order of sent_id, since the indexes of sql/notifications.sql serve only these
@@ -211,6 +228,7 @@ fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
                 AND d3.endpoint = 'source'
                 AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS claimed (directive)
                                  WHERE claimed.directive = d3.id)
+                AND {only}
                 AND {share}
                 AND ({condition}
                     )

@@ -154,11 +154,12 @@ fn the_same_shard_on_two_hosts_is_written_by_the_first_and_left_alone_by_the_sec
 #[test]
 fn generators_that_count_differently_do_not_work_at_the_same_time() {
     let hosts = hosts(&[shard(0, 2), shard(3, 4), shard(0, 1)]);
-    hosts[0].insert(&events::groups(20));
+    let database = &hosts[0];
+    database.insert(&events::groups(20));
     for at_work in &hosts {
-        let held = at_work.hold("SELECT FROM ticket_day FOR UPDATE");
+        let held = database.hold("SELECT FROM ticket_day FOR UPDATE");
         let first = at_work.start_generator(&["run", "--all"]);
-        wait_until("the first is at work", || waiting(at_work) == 1);
+        wait_until("the first is at work", || waiting(database) == 1);
         for other in hosts.iter().filter(|other| other.domain() != at_work.domain()) {
             let run = other.generator(&["run", "--all"]).expect(78);
             run.line("ERROR", &["another outbox-generator works on this database with a shard"]);
@@ -168,7 +169,7 @@ fn generators_that_count_differently_do_not_work_at_the_same_time() {
         drop(held);
         let sessions = "SELECT count(*) FROM pg_stat_activity
                          WHERE datname = current_database() AND application_name = 'outbox-generator'";
-        wait_until("the server has noticed", || at_work.column::<i64>(sessions) == [0]);
+        wait_until("the server has noticed", || database.column::<i64>(sessions) == [0]);
         assert_eq!(at_work.files(), [""; 0]);
     }
 }

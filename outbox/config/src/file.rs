@@ -272,6 +272,7 @@ mod tests {
                       "uncertain": "hold" },
         "review": { "hold_new": true },
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
+        "shard": { "index": 1, "count": 2 },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
     }"#;
 

@@ -10,6 +10,7 @@ mod failure;
 mod file;
 pub mod logging;
 pub mod program;
+pub mod progress;
 mod rate;
 mod room;
 mod secret;

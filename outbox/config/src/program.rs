@@ -17,7 +17,7 @@ use crate::{Config, Failure, logging};
 pub struct CommonArgs {
     /// Configuration file, instead of /etc/intelmq/intelmq-mailgen.conf. The user's
     /// ~/.intelmq/intelmq-mailgen.conf is read besides, section by section over it.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
     /// Log more: -v what happens to each mail, -vv each step.
@@ -43,9 +43,10 @@ pub fn run(args: &CommonArgs, command: impl FnOnce(&Config) -> Result<(), Failur
     }
 }
 
-/// Writes to standard output. A reader that went away (`| head`) is no error.
+/// Writes to standard output, at once. A reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output").map_err(Failure::Failed)
         }
