@@ -9,6 +9,7 @@ use outbox::{DirectiveId, GroupKey};
 use outbox_generator::column::Field;
 use outbox_generator::formats::{Data, Decision, Definitions, MailPlan, Plan, TemplateChoice};
 use outbox_generator::group::{EventId, Group};
+use outbox_generator::template::{Filled, Template};
 use serde_json::Value;
 
 type Aggregate = BTreeMap<String, Option<String>>;
@@ -30,7 +31,8 @@ fn group(key: GroupKey) -> Group {
         key,
         directive_ids: Vec::new(),
         event_ids: Vec::new(),
-        inserted_at: now(),
+        // Nothing more is added to it.
+        inserted_at: now() - SignedDuration::from_hours(1),
         notification_interval: SignedDuration::ZERO,
         last_sent: None,
     }
@@ -93,35 +95,78 @@ fn sample_groups() -> Vec<Group> {
     groups.into_values().collect()
 }
 
-/// The names in a template's `${…}`; there must be no other `$`.
-fn placeholders<'t>(text: &'t str) -> BTreeSet<&'t str> {
-    let named = |piece: &'t str| {
-        let name = piece.strip_prefix('{').and_then(|rest| rest.split_once('}'));
-        name.unwrap_or_else(|| panic!("a stray $ before {piece:?}")).0
-    };
-    text.split('$').skip(1).map(named).collect()
+/// The folders with a template for each shipped format: English, and German with English below.
+const SETS: [&str; 2] = ["templates", "templates/de"];
+
+/// The templates of a set by their names.
+fn templates(set: &str) -> BTreeMap<String, String> {
+    fs::read_dir(project(set))
+        .expect("the templates")
+        .map(|entry| entry.expect("a template"))
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| {
+            let text = fs::read_to_string(entry.path())
+                .unwrap_or_else(|error| panic!("{}: {error}", entry.path().display()));
+            (entry.file_name().into_string().expect("a name"), text)
+        })
+        .collect()
 }
 
-/// Checks that each name a mail's template uses has a value for a group with this `aggregate`.
-fn assert_all_names_have_values(mail: &MailPlan, aggregate: &Aggregate) {
-    let text = match &mail.template {
-        TemplateChoice::Named(name) => fs::read_to_string(project("templates").join(name))
-            .unwrap_or_else(|error| panic!("the template {name}: {error}")),
-        TemplateChoice::Inline { subject, body } => format!("{}\n\n{}", subject.text, body.text),
-    };
-    let (subject, body) = text.split_once("\n\n").expect("a subject and a body");
-    assert!(subject.contains("${ticket_number}") && !subject.contains('\n'), "{subject}");
-    assert_eq!(body.matches("${events_as_csv}").count(), 1, "{text}");
-    for name in placeholders(&text) {
-        if name == "ticket_number" || name == "events_as_csv" || aggregate.contains_key(name) {
-            continue;
-        }
-        let value = mail.substitutions.get(name).unwrap_or_else(|| panic!("${{{name}}} in {text}"));
-        for inner in placeholders(&value.text) {
-            let known = inner == "ticket_number" || aggregate.contains_key(inner);
-            assert!(known, "${{{inner}}} in ${{{name}}} in {text}");
-        }
+/// What each mail has a value for, beside its substitutions and the aggregate identifier.
+fn value_of_each_mail(name: &str) -> Option<&'static str> {
+    match name {
+        "ticket_number" => Some("20261125-10000001"),
+        _ => None,
     }
+}
+
+/// The names in a text's `${…}`.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0))
+}
+
+/// Stands for the table of events in a filled template.
+const TABLE: &str = "<the table of events>";
+
+/// Fills a mail's template for a group with this `aggregate`, with the template files of this set.
+fn filled(set: &str, mail: &MailPlan, aggregate: &Aggregate) -> Filled {
+    let template = match &mail.template {
+        TemplateChoice::Named(name) => Template::load(&project(set), name),
+        TemplateChoice::Inline { subject, body } => {
+            Template::from_parts("inline", &subject.text, &body.text)
+        }
+    };
+    let template = template.expect("a template");
+    let known = |name: &str| {
+        let value = aggregate.get(name).map(|value| value.as_deref().unwrap_or_default());
+        value_of_each_mail(name).or(value)
+    };
+    let texts: BTreeMap<&str, String> = (mail.substitutions.iter())
+        .filter(|(name, _)| template.placeholders().any(|placeholder| placeholder.name == **name))
+        .map(|(name, text)| {
+            let text = Template::from_parts(name, "", &text.text).and_then(|text| text.fill(known));
+            (name.as_str(), text.expect("a text without unknown names").body)
+        })
+        .collect();
+    template
+        .fill(|name| match name {
+            "events_as_csv" => Some(TABLE),
+            name => known(name).or_else(|| texts.get(name).map(String::as_str)),
+        })
+        .expect("a template without unknown names")
+}
+
+/// Checks that a mail's template can be filled, and that what comes of it is fit to be read.
+fn assert_reads_well(set: &str, mail: &MailPlan, aggregate: &Aggregate) {
+    let Filled { subject, body } = filled(set, mail, aggregate);
+    assert!(subject.contains("20261125-10000001") && !subject.contains('\n'), "{subject}");
+    assert_eq!(body.matches(TABLE).count(), 1, "{body}");
+    assert!(body.trim_end().ends_with(TABLE), "a reply would be below the table: {body}");
+    for line in body.lines() {
+        assert!(line.chars().count() <= 76, "too long: {line:?}");
+        assert_eq!(line, line.trim_end(), "blanks at the end: {line:?}");
+    }
+    assert!(!body.contains("\n\n\n"), "two empty lines in a row: {body}");
 }
 
 /// Which directives name a shipped template: notification format and event data formats.
@@ -154,7 +199,7 @@ fn every_group_of_the_sample_events_is_a_mail_but_x_arf() {
         match definitions.decide(group, now()).expect("a decision") {
             Some(Decision::Compose(plan)) => {
                 assert!(plan.copies.is_empty());
-                assert_all_names_have_values(&plan.mail, &group.key.aggregate_identifier);
+                assert_reads_well("templates", &plan.mail, &group.key.aggregate_identifier);
             }
             Some(postponed @ Decision::Postponed { .. }) => panic!("{postponed:?}"),
             None => left.push(group.key.notification_format.as_str()),
@@ -176,28 +221,26 @@ fn every_shipped_format_is_met_by_a_sample_event() {
         .collect();
     let unmet: Vec<_> =
         definitions.formats().map(|f| f.name).filter(|name| !met.contains(name)).collect();
-    // Its template would be a file for a service that nobody named yet.
-    assert_eq!(unmet, ["other vulnerable service"]);
+    assert_eq!(unmet, [""; 0]);
 }
 
 #[test]
-fn every_shipped_template_has_a_value_for_each_name_in_every_format_that_names_it() {
+fn every_shipped_template_can_be_filled_in_every_format_that_names_it() {
     let definitions = shipped();
-    let aggregates = ["", "source.asn", "cidr", "source.geolocation.cc", "time.observation"];
+    let common = ["", "source.asn", "cidr", "source.geolocation.cc", "recipient_group"];
     let mut seen = 0;
-    for entry in fs::read_dir(project("templates")).expect("the templates") {
-        let entry = entry.expect("a template");
-        if entry.path().is_dir() {
-            continue;
-        }
-        let template = entry.file_name().into_string().expect("a name");
+    for (set, template) in
+        SETS.iter().flat_map(|set| templates(set).into_keys().map(move |name| (set, name)))
+    {
         let (format, datas) = named_by(&template);
         for data in datas {
-            for name in aggregates {
-                let aggregate: Aggregate = [(name.to_owned(), Some("1".to_owned()))].into();
+            for name in common {
+                let observed = ("time.observation".to_owned(), Some("2026-10-05T06:00:00Z".into()));
+                let aggregate: Aggregate =
+                    [(name.to_owned(), Some("2001:db8:ffff:ffff::/64".to_owned())), observed].into();
                 let plan = plan(&definitions, &key(&format, &data, &template, &aggregate));
                 assert_eq!(plan.mail.template, TemplateChoice::Named(template.clone()));
-                assert_all_names_have_values(&plan.mail, &aggregate);
+                assert_reads_well(set, &plan.mail, &aggregate);
                 let (shows, attached) = (plan.mail.data, data.ends_with("_attachment"));
                 assert_eq!(shows == Data::Attachment, attached || format == "demo", "{data}");
                 // None is there by the grace of a rule for the rest.
@@ -207,7 +250,45 @@ fn every_shipped_template_has_a_value_for_each_name_in_every_format_that_names_i
             }
         }
     }
-    assert!(seen > 250, "{seen}");
+    assert!(seen > 500, "{seen}");
+}
+
+#[test]
+fn the_german_set_has_every_template_with_the_english_text_below() {
+    let [english, german] = SETS.map(templates);
+    assert_eq!(german.keys().collect::<Vec<_>>(), english.keys().collect::<Vec<_>>());
+    for (name, german) in &german {
+        let english = &english[name];
+        // The subjects, what is before the heading, and what is below it.
+        let (subject, text) = german.split_once("\n\n").expect("a text");
+        let (german_half, english_half) =
+            text.split_once("\n\nEnglish version\n===============\n\n").expect("two halves");
+        let (english_subject, english_text) = english.split_once("\n\n").expect("a text");
+        assert!(german_half.starts_with("(English version below)\n\n"), "{name}");
+        assert_eq!(
+            english_half.split_once("${data_heading_").expect("a heading").0,
+            english_text.split_once("${data_heading_").expect("a heading").0,
+            "{name}: the English half is the English template"
+        );
+        assert!(german.ends_with("${data_heading_de_en}${events_as_csv}\n"), "{name}");
+        if name != "generic" {
+            assert_ne!(subject, english_subject);
+        }
+
+        // What a reader types is the same in both languages, and so is what they can look up.
+        let commands = |half: &str| -> Vec<String> {
+            half.lines().filter(|line| line.starts_with("    ")).map(str::to_owned).collect()
+        };
+        assert_eq!(commands(german_half), commands(english_half), "{name}");
+        let refers = |half: &str, word: &str| half.lines().any(|line| line.starts_with(word));
+        assert_eq!(refers(german_half, "Verweise: "), refers(english_half, "References: "));
+        for name in placeholders(german_half).filter(|name| name.contains('_')) {
+            assert!(name.ends_with("_de"), "{name} in {german_half}");
+        }
+        let letters = |c: char| c == '\n' || (' '..='~').contains(&c) || "äöüÄÖÜß„“".contains(c);
+        assert!(text.chars().all(letters), "{name}: a character that no keyboard has");
+        assert!(german_half.contains(['ä', 'ö', 'ü', 'ß']), "{name}");
+    }
 }
 
 #[test]
@@ -222,6 +303,8 @@ fn the_text_says_what_the_events_have_in_common() {
         let plan = plan(&definitions, &key("text", "csv_inline", "generic", &aggregate));
         assert_eq!(plan.mail.substitutions["asn_or_cidr"].text, about);
         assert_eq!(plan.mail.substitutions["in_network_en"].text, in_network);
+        let in_network = in_network.replace("your network", "Ihrem Netz");
+        assert_eq!(plan.mail.substitutions["in_network_de"].text, in_network);
     }
 }
 
@@ -233,7 +316,7 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
         let plan = plan(&definitions, &key("new", data, "no-such-file", &none));
         assert_eq!(plan.format.name, "fallback");
         assert_eq!(plan.mail.data, form);
-        assert_all_names_have_values(&plan.mail, &none);
+        assert_reads_well("templates", &plan.mail, &none);
         let columns: Vec<_> = plan
             .mail
             .columns
@@ -269,7 +352,6 @@ fn reports_with_an_interval_wait_for_it() {
     for (format, data, template) in [
         ("malware-infection", "malware-infection_csv_inline", "malware-infection_provider"),
         ("ebury", "ebury_csv_attachment", "malware-infection_provider"),
-        ("vulnerable-service", "vulnerable-service_csv_inline", "opendns_provider"),
     ] {
         let mut group = group(key(format, data, template, &Aggregate::new()));
         group.notification_interval = SignedDuration::from_hours(24);
