@@ -198,8 +198,8 @@ fn every_group_of_the_sample_events_is_a_mail_but_x_arf() {
     for group in &groups {
         match definitions.decide(group, now()).expect("a decision") {
             Some(Decision::Compose(plan)) => {
-                assert!(plan.copies.is_empty());
-                assert_reads_well("templates", &plan.mail, &group.key.aggregate_identifier);
+                assert_eq!(plan.mails.len(), 1);
+                assert_reads_well("templates", &plan.mails[0], &group.key.aggregate_identifier);
             }
             Some(postponed @ Decision::Postponed { .. }) => panic!("{postponed:?}"),
             None => left.push(group.key.notification_format.as_str()),
@@ -237,11 +237,12 @@ fn every_shipped_template_can_be_filled_in_every_format_that_names_it() {
             for name in common {
                 let observed = ("time.observation".to_owned(), Some("2026-10-05T06:00:00Z".into()));
                 let aggregate: Aggregate =
-                    [(name.to_owned(), Some("2001:db8:ffff:ffff::/64".to_owned())), observed].into();
+                    [(name.to_owned(), Some("2001:db8:ffff:ffff::/64".to_owned())), observed]
+                        .into();
                 let plan = plan(&definitions, &key(&format, &data, &template, &aggregate));
-                assert_eq!(plan.mail.template, TemplateChoice::Named(template.clone()));
-                assert_reads_well(set, &plan.mail, &aggregate);
-                let (shows, attached) = (plan.mail.data, data.ends_with("_attachment"));
+                assert_eq!(plan.mails[0].template, TemplateChoice::Named(template.clone()));
+                assert_reads_well(set, &plan.mails[0], &aggregate);
+                let (shows, attached) = (plan.mails[0].data, data.ends_with("_attachment"));
                 assert_eq!(shows == Data::Attachment, attached || format == "demo", "{data}");
                 // None is there by the grace of a rule for the rest.
                 let rest = ["fallback", "other vulnerable service"];
@@ -301,10 +302,10 @@ fn the_text_says_what_the_events_have_in_common() {
     ] {
         let aggregate: Aggregate = [(name.to_owned(), Some("1".to_owned()))].into();
         let plan = plan(&definitions, &key("text", "csv_inline", "generic", &aggregate));
-        assert_eq!(plan.mail.substitutions["asn_or_cidr"].text, about);
-        assert_eq!(plan.mail.substitutions["in_network_en"].text, in_network);
+        assert_eq!(plan.mails[0].substitutions["asn_or_cidr"].text, about);
+        assert_eq!(plan.mails[0].substitutions["in_network_en"].text, in_network);
         let in_network = in_network.replace("your network", "Ihrem Netz");
-        assert_eq!(plan.mail.substitutions["in_network_de"].text, in_network);
+        assert_eq!(plan.mails[0].substitutions["in_network_de"].text, in_network);
     }
 }
 
@@ -315,10 +316,9 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
     for (data, form) in [("anything", Data::Inline), ("x_csv_attachment", Data::Attachment)] {
         let plan = plan(&definitions, &key("new", data, "no-such-file", &none));
         assert_eq!(plan.format.name, "fallback");
-        assert_eq!(plan.mail.data, form);
-        assert_reads_well("templates", &plan.mail, &none);
-        let columns: Vec<_> = plan
-            .mail
+        assert_eq!(plan.mails[0].data, form);
+        assert_reads_well("templates", &plan.mails[0], &none);
+        let columns: Vec<_> = plan.mails[0]
             .columns
             .iter()
             .map(|column| match &column.field {
@@ -339,7 +339,9 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
                 ("protocol.transport", "proto"),
             ]
         );
-        let TemplateChoice::Inline { subject, .. } = plan.mail.template else { panic!("a file") };
+        let TemplateChoice::Inline { subject, .. } = &plan.mails[0].template else {
+            panic!("a file")
+        };
         assert_eq!(subject.text, "CB-Report#${ticket_number}");
     }
     let xarf = group(key("xarf", "bot-infection_0.2.0_unstable", "xarf_bot-infection", &none));
@@ -378,12 +380,14 @@ fn the_example_of_copies_serves_a_constituency() {
     let definitions = Definitions::load(folder.path()).expect("definitions");
     let copies = |recipient_group: &str| {
         let aggregate = [("recipient_group".to_owned(), Some(recipient_group.to_owned()))].into();
-        plan(&definitions, &key("text", "csv_inline", "generic", &aggregate)).copies
+        plan(&definitions, &key("text", "csv_inline", "generic", &aggregate)).mails.split_off(1)
     };
     let [copy] = &copies("Energy")[..] else { panic!("one copy") };
-    assert_eq!(copy.envelope_to, ["internal-energy@cert.example"]);
-    assert_eq!(copy.mail.data, Data::Attachment);
-    let place = &copy.mail.substitutions["data_location_en"].text;
+    let to = "internal-energy@cert.example".parse().expect("an address");
+    assert_eq!(copy.envelope_to, Some(vec![to]));
+    assert!(!copy.mark_sent);
+    assert_eq!(copy.data, Data::Attachment);
+    let place = &copy.substitutions["data_location_en"].text;
     assert_eq!(place, "in the attached file events.csv");
     assert_eq!(copies("Government").len(), 1);
     assert_eq!(copies("Health").len(), 0);
