@@ -22,6 +22,20 @@ fn shipped() -> Definitions {
     Definitions::load(&project("templates/formats")).expect("the shipped definitions")
 }
 
+/// The same, with what stands in the folder of examples copied to them.
+fn shipped_with_examples() -> Definitions {
+    let folder = tempfile::tempdir().expect("a folder");
+    for from in ["templates/formats", "templates/formats/examples"] {
+        for entry in fs::read_dir(project(from)).expect("a folder") {
+            let entry = entry.expect("a file");
+            if entry.path().is_file() {
+                fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
+            }
+        }
+    }
+    Definitions::load(folder.path()).expect("definitions")
+}
+
 fn now() -> Timestamp {
     "2026-10-05T12:00:00Z".parse().expect("a time")
 }
@@ -116,6 +130,8 @@ fn templates(set: &str) -> BTreeMap<String, String> {
 fn value_of_each_mail(name: &str) -> Option<&'static str> {
     match name {
         "ticket_number" => Some("20261125-10000001"),
+        "number_of_events" => Some("100000"),
+        "part_number" | "number_of_parts" => Some("10"),
         _ => None,
     }
 }
@@ -139,7 +155,7 @@ fn filled(set: &str, mail: &MailPlan, aggregate: &Aggregate) -> Filled {
     let template = template.expect("a template");
     let known = |name: &str| {
         let value = aggregate.get(name).map(|value| value.as_deref().unwrap_or_default());
-        value_of_each_mail(name).or(value)
+        value.or(value_of_each_mail(name))
     };
     let texts: BTreeMap<&str, String> = (mail.substitutions.iter())
         .filter(|(name, _)| template.placeholders().any(|placeholder| placeholder.name == **name))
@@ -349,35 +365,153 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
 }
 
 #[test]
-fn reports_with_an_interval_wait_for_it() {
+fn malware_waits_for_the_interval_and_vulnerable_services_for_late_events() {
     let definitions = shipped();
-    for (format, data, template) in [
-        ("malware-infection", "malware-infection_csv_inline", "malware-infection_provider"),
-        ("ebury", "ebury_csv_attachment", "malware-infection_provider"),
-    ] {
-        let mut group = group(key(format, data, template, &Aggregate::new()));
+    let hours = SignedDuration::from_hours;
+    let is_due = |group: &Group| match definitions.decide(group, now()).expect("a decision") {
+        Some(Decision::Compose(_)) => true,
+        Some(Decision::Postponed { .. }) => false,
+        None => panic!("{group:?} is not taken"),
+    };
+
+    for matter in ["malware-infection", "avalanche", "ebury", "mumblehard"] {
+        let data = format!("{matter}_csv_inline");
+        let key = key(matter, &data, "malware-infection_provider", &Aggregate::new());
+        let mut group = group(key);
+        group.notification_interval = hours(24);
+        for (ago, due) in [(23, false), (24, true)] {
+            group.last_sent = Some(now() - hours(ago));
+            assert_eq!(is_due(&group), due, "{matter}");
+        }
+    }
+
+    let observed_ago = |hours: i64| -> Group {
+        let time = (now() - SignedDuration::from_hours(hours)).to_string();
+        let aggregate = [("time.observation".to_owned(), Some(time))].into();
+        let data = "vulnerable-service_csv_inline";
+        let mut group = group(key("vulnerable-service", data, "opendns_provider", &aggregate));
+        // Another observation is another matter, so that an interval is nothing to wait for.
         group.notification_interval = SignedDuration::from_hours(24);
-        group.last_sent = Some(now() - SignedDuration::from_hours(23));
-        let decision = definitions.decide(&group, now()).expect("a decision");
-        assert!(matches!(decision, Some(Decision::Postponed { .. })), "{format}: {decision:?}");
-        group.last_sent = Some(now() - SignedDuration::from_hours(24));
-        let decision = definitions.decide(&group, now()).expect("a decision");
-        assert!(matches!(decision, Some(Decision::Compose(_))), "{format}: {decision:?}");
+        group.last_sent = Some(now());
+        group
+    };
+    assert!(is_due(&observed_ago(2)) && !is_due(&observed_ago(1)));
+    let mut group = observed_ago(2);
+    for (ago, due) in [(14, false), (15, true)] {
+        group.inserted_at = now() - SignedDuration::from_mins(ago);
+        assert_eq!(is_due(&group), due);
+    }
+    group.key.aggregate_identifier.clear();
+    let error = definitions.decide(&group, now()).expect_err("no time of observation");
+    assert!(error.to_string().contains("time.observation"), "{error}");
+}
+
+/// The titles of the columns that a group's table has.
+fn titles(plan: &Plan) -> Vec<&str> {
+    plan.mails[0].columns.iter().map(|column| column.title.as_str()).collect()
+}
+
+#[test]
+fn the_tables_have_what_those_of_mailgens_example_scripts_have() {
+    let malware = "asn ip timestamp malware src_port dst_ip dst_port dst_host proto";
+    let fallback = "asn ip timestamp src_port dst_ip dst_port dst_host proto";
+    let special = "ASN IP Time Identifier Malware Port Destination-IP Destination-Port \
+                   Destination-FQDN";
+    // Feed, service, and which columns there are beside asn, ip and timestamp.
+    let feeds = [
+        ("DNS-open-resolvers", "opendns", ""),
+        ("Open-Portmapper", "openportmapper", ""),
+        ("Open-SNMP", "opensnmp", "sysdesc"),
+        ("Open-LDAP", "openldap", "dns_hostname"),
+        ("Open-MSSQL", "openmssql", "version server_name instance_name"),
+        ("Open-MongoDB", "openmongodb", "version"),
+        ("Open-Chargen", "openchargen", ""),
+        ("Open-IPMI", "openipmi", ""),
+        ("Open-NetBIOS", "opennetbios", "workgroup machine_name"),
+        ("NTP-Monitor", "openntp", ""),
+        ("Open-Elasticsearch", "openelasticsearch", "version name"),
+        ("Open-mDNS", "openmdns", "workstation_info"),
+        ("Open-Memcached", "openmemcached", "version"),
+        ("Open-Redis", "openredis", "version"),
+        ("Open-SSDP", "openssdp", "server"),
+        (
+            "Ssl-Freak-Scan",
+            "ssl-freak",
+            "hostname subject_common_name issuer_common_name freak_cipher_suite",
+        ),
+        ("Ssl-Scan", "ssl-poodle", "hostname subject_common_name issuer_common_name"),
+    ];
+    // Format, event data format, template, and the columns in this order.
+    let mut expected: Vec<(&str, String, String, String)> = vec![
+        ("shadowserver", "csv_malware".into(), "shadowserver_csv_malware".into(), malware.into()),
+        ("vulnerable-service", "x_csv_inline".into(), "openx_provider".into(), fallback.into()),
+        ("demo", "csv".into(), "demo.txt".into(), fallback.into()),
+        ("text", "csv_inline".into(), "generic".into(), fallback.into()),
+        ("whatever", "csv".into(), "generic".into(), fallback.into()),
+    ];
+    for kind in ["inline", "attachment"] {
+        let matter = |matter: &'static str, columns: &str| {
+            let data = format!("{matter}_csv_{kind}");
+            (matter, data, "malware-infection_provider".to_owned(), columns.to_owned())
+        };
+        expected.push(matter("malware-infection", malware));
+        expected.extend(["avalanche", "ebury", "mumblehard"].map(|name| matter(name, special)));
+    }
+    for (feed, service, columns) in feeds {
+        let columns = format!("asn ip timestamp {columns}");
+        let data = format!("csv_{feed}");
+        expected.push(("shadowserver", data, format!("shadowserver_csv_{feed}"), columns.clone()));
+        for (kind, folder) in [("inline", ""), ("attachment", "de/")] {
+            let data = format!("vulnerable-service_csv_{kind}");
+            let template = format!("{folder}{service}_provider");
+            expected.push(("vulnerable-service", data, template, columns.clone()));
+        }
+    }
+
+    let definitions = shipped();
+    let observed = ("time.observation".to_owned(), Some("2026-10-05T06:00:00+00:00".to_owned()));
+    let aggregate: Aggregate = [observed].into();
+    for (format, data, template, columns) in expected {
+        let plan = plan(&definitions, &key(format, &data, &template, &aggregate));
+        let titles = titles(&plan);
+        let mut rest = titles.iter();
+        for column in columns.split(' ').filter(|column| !column.is_empty()) {
+            assert!(
+                rest.any(|title| *title == column),
+                "{column} of {columns} is not in {titles:?}"
+            );
+        }
     }
 }
 
 #[test]
-fn the_example_of_copies_serves_a_constituency() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for from in ["templates/formats", "templates/formats/examples"] {
-        for entry in fs::read_dir(project(from)).expect("a folder") {
-            let entry = entry.expect("a file");
-            if entry.path().is_file() {
-                fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
-            }
+fn every_extra_column_has_a_value_in_a_sample_event_of_its_format() {
+    let definitions = shipped();
+    let text = fs::read_to_string(project("tests/events/sample-events.jsonl")).expect("events");
+    let events: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut with_value: BTreeMap<(String, String), bool> = BTreeMap::new();
+    for group in sample_groups() {
+        let decision = definitions.decide(&group, now()).expect("a decision");
+        let Some(Decision::Compose(plan)) = decision else { continue };
+        for column in &plan.mails[0].columns {
+            let Field::Extra(name) = &column.field else { continue };
+            let has_value = group.event_ids.iter().any(|id| {
+                let event = &events[usize::try_from(id.0).expect("a number") - 1];
+                !event["extra"][name].is_null()
+            });
+            let key = (plan.format.name.clone(), name.clone());
+            *with_value.entry(key).or_default() |= has_value;
         }
     }
-    let definitions = Definitions::load(folder.path()).expect("definitions");
+    assert!(with_value.len() > 100, "{}", with_value.len());
+    let empty: Vec<_> = with_value.iter().filter(|(_, has_value)| !**has_value).collect();
+    assert!(empty.is_empty(), "{empty:?}");
+}
+
+#[test]
+fn the_example_of_copies_serves_a_constituency() {
+    let definitions = shipped_with_examples();
     let copies = |recipient_group: &str| {
         let aggregate = [("recipient_group".to_owned(), Some(recipient_group.to_owned()))].into();
         plan(&definitions, &key("text", "csv_inline", "generic", &aggregate)).mails.split_off(1)
@@ -389,8 +523,28 @@ fn the_example_of_copies_serves_a_constituency() {
     assert_eq!(copy.data, Data::Attachment);
     let place = &copy.substitutions["data_location_en"].text;
     assert_eq!(place, "in the attached file events.csv");
+    assert_reads_well("templates/de", copy, &Aggregate::new());
     assert_eq!(copies("Government").len(), 1);
     assert_eq!(copies("Health").len(), 0);
+}
+
+#[test]
+fn the_example_of_a_german_fallback_goes_before_the_english_one() {
+    let definitions = shipped_with_examples();
+    let none = Aggregate::new();
+    for (data, form) in [("anything", Data::Inline), ("x_csv_attachment", Data::Attachment)] {
+        let plan = plan(&definitions, &key("new", data, "no-such-file", &none));
+        assert_eq!(plan.format.name, "fallback in German and English");
+        assert_eq!(plan.mails[0].data, form);
+        assert_reads_well("templates/de", &plan.mails[0], &none);
+        let fallback = shipped();
+        let fallback = self::plan(&fallback, &key("new", data, "no-such-file", &none));
+        assert_eq!(titles(&plan), titles(&fallback));
+    }
+    let text = plan(&definitions, &key("text", "csv_inline", "generic", &none));
+    assert_eq!(text.format.name, "text");
+    let xarf = group(key("xarf", "bot-infection_0.2.0_unstable", "xarf_bot-infection", &none));
+    assert_eq!(definitions.decide(&xarf, now()).expect("no format"), None);
 }
 
 #[test]
