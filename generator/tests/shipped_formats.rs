@@ -132,6 +132,7 @@ fn value_of_each_mail(name: &str) -> Option<&'static str> {
         "ticket_number" => Some("20261125-10000001"),
         "number_of_events" => Some("100000"),
         "part_number" | "number_of_parts" => Some("10"),
+        "attachment_name" => Some("events.csv"),
         _ => None,
     }
 }
@@ -323,6 +324,39 @@ fn the_text_says_what_the_events_have_in_common() {
         let in_network = in_network.replace("your network", "Ihrem Netz");
         assert_eq!(plan.mails[0].substitutions["in_network_de"].text, in_network);
     }
+}
+
+#[test]
+fn the_subject_says_which_part_of_a_group_a_mail_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let variables = project("templates/formats/00-variables.toml");
+    fs::copy(variables, folder.path().join("00-variables.toml")).expect("a copy");
+    let format = "[[format]]\nname = \"large\"\ncolumns = [\"source.ip\"]\nsplit_after = 10\n";
+    fs::write(folder.path().join("10-large.toml"), format).expect("a definition");
+    let definitions = Definitions::load(folder.path()).expect("definitions");
+
+    let aggregate: Aggregate = [("source.asn".to_owned(), Some("64496".to_owned()))].into();
+    let mut group = group(key("text", "csv_inline", "opendns_provider", &aggregate));
+    let mut subjects = |events: i64| {
+        group.event_ids = (0..events).map(EventId).collect();
+        let decision = definitions.decide(&group, now()).expect("a decision");
+        let Some(Decision::Compose(plan)) = decision else { panic!("{decision:?}") };
+        SETS.map(|set| filled(set, &plan.mails[0], &aggregate).subject)
+    };
+    assert_eq!(
+        subjects(11),
+        [
+            "[CERT#20261125-10000001] Open DNS resolvers in AS 64496 (part 10 of 10)",
+            "[CERT#20261125-10000001] Offene DNS-Resolver in AS 64496 (Teil 10 von 10)",
+        ]
+    );
+    assert_eq!(
+        subjects(10),
+        [
+            "[CERT#20261125-10000001] Open DNS resolvers in AS 64496",
+            "[CERT#20261125-10000001] Offene DNS-Resolver in AS 64496",
+        ]
+    );
 }
 
 #[test]
@@ -522,7 +556,7 @@ fn the_example_of_copies_serves_a_constituency() {
     assert!(!copy.mark_sent);
     assert_eq!(copy.data, Data::Attachment);
     let place = &copy.substitutions["data_location_en"].text;
-    assert_eq!(place, "in the attached file events.csv");
+    assert_eq!(place, "in the attached file ${attachment_name}");
     assert_reads_well("templates/de", copy, &Aggregate::new());
     assert_eq!(copies("Government").len(), 1);
     assert_eq!(copies("Health").len(), 0);
