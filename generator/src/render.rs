@@ -136,7 +136,7 @@ impl<'a> Occasion<'a> {
                 TicketOf::Same => ticket,
                 TicketOf::Given(given) => Some(given),
             };
-            let ticket = ticket.context("a mail has no ticket")?;
+            let ticket = ticket.expect("there is a ticket for each mail that needs one");
             let (mut new, bytes) = self.letter(tools, mail, ticket)?;
             if mail.mark_sent {
                 new.directive_ids = std::mem::take(&mut unclaimed);
