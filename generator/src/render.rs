@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, anyhow, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use outbox::{Envelope, NewMail, Ticket};
 use outbox_config::size_words;
 
@@ -48,7 +48,9 @@ pub fn render(
     let own = tickets.len() / parts.len().max(1);
     let render = |part: Part| {
         let tickets = &tickets[own * (part.number - 1)..][..own];
-        let occasion = Occasion::new(group, &part, events, now);
+        // Copies are known as such by the instant that they share with their mail alone.
+        let after = SignedDuration::from_micros(i64::try_from(part.number - 1).unwrap_or(0));
+        let occasion = Occasion::new(group, &part, events, now + after);
         let mails = occasion.and_then(|occasion| occasion.letters(tools, plan, tickets));
         Rendered { part, mails }
     };
@@ -136,7 +138,7 @@ impl<'a> Occasion<'a> {
                 TicketOf::Same => ticket,
                 TicketOf::Given(given) => Some(given),
             };
-            let ticket = ticket.context("a mail has no ticket")?;
+            let ticket = ticket.expect("there is a ticket for each mail that needs one");
             let (mut new, bytes) = self.letter(tools, mail, ticket)?;
             if mail.mark_sent {
                 new.directive_ids = std::mem::take(&mut unclaimed);
