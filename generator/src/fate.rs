@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use crate::formats::{Decision, Definitions, FormatName, Plan};
 use crate::group::Group;
-use crate::render::fields;
+use crate::render::{fields, rehearse};
 use crate::store::EventColumns;
+use crate::tools::Tools;
 
 /// What becomes of a group now.
 pub enum Fate {
@@ -25,6 +26,17 @@ pub enum Fate {
 }
 
 impl Fate {
+    /// The same for who only looks, who learns now whether the mails could be made.
+    pub fn foreseen(group: &Group, tools: &mut Tools, columns: &EventColumns) -> Self {
+        match Self::of(group, &tools.definitions, columns) {
+            Self::Due(plan) => match rehearse(tools, group, &plan) {
+                Ok(()) => Self::Due(plan),
+                Err(error) => Self::Impossible(format!("{error:#}")),
+            },
+            other => other,
+        }
+    }
+
     /// Asks the definitions, and whether the events have what the plan shows.
     pub fn of(group: &Group, definitions: &Definitions, columns: &EventColumns) -> Self {
         match definitions.decide(group, outbox::now()) {

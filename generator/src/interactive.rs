@@ -91,7 +91,7 @@ fn entries(run: &mut Run<'_>) -> Result<Vec<Entry>, Failure> {
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let Pending { groups, .. } = store::peek(&mut client, Scope::of(run.config)?, &claims)?;
     let entry = |group| match group {
-        Ok(group) => Entry::of(&group, &Fate::of(&group, &run.tools.definitions, &columns)),
+        Ok(group) => Entry::of(&group, &Fate::foreseen(&group, &mut run.tools, &columns)),
         Err(bad) => Entry::of_bad(bad),
     };
     Ok(groups.into_iter().map(entry).collect())

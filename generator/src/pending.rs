@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use crate::fate::Fate;
 use crate::group::{Group, ids};
-use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns, Scope, Shard};
 use crate::tools::{Tools, claims};
 
@@ -88,16 +87,13 @@ impl Line {
 
 /// What a run would make of the group.
 fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
-    let (state, why) = match Fate::of(group, &tools.definitions, columns) {
+    let (state, why) = match Fate::foreseen(group, tools, columns) {
         Fate::Impossible(why) => ("error", why),
         Fate::Postponed { until, why, .. } => {
             let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
             ("postponed", format!("{until}{why}"))
         }
-        Fate::Due(plan) => match rehearse(tools, group, &plan) {
-            Err(error) => ("error", format!("{error:#}")),
-            Ok(()) => ("due", format!("format {}", plan.format)),
-        },
+        Fate::Due(plan) => ("due", format!("format {}", plan.format)),
     };
     let list = ids(group.directive_ids.iter().map(|id| id.0));
     Line::new(state, &group.key, group.directive_ids.len(), list, why)
