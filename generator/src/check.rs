@@ -138,8 +138,8 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     let scope = Scope::of(config)?;
     check_scope(&mut client, scope, &claims.unwrap_or_default()).map_err(Failure::into_error)?;
     let shard = scope.shard();
-    let share = if shard.is_all() { String::new() } else { format!(", {shard}") };
-    Ok(format!("{} as {}{share}", settings.name, settings.username))
+    let which = if shard.is_all() { String::new() } else { format!(", {shard}") };
+    Ok(format!("{} as {}{which}", settings.name, settings.username))
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {

@@ -59,8 +59,8 @@ pub struct RunArgs {
     /// Say what would be written, and write nothing: no mail, no ticket, no change anywhere.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// How many groups to show and to ask about at a time.
-    #[arg(short = 'N', long, value_name = "N", default_value = "10", conflicts_with = "all")]
+    /// How many groups to show and to ask about at a time, without --all.
+    #[arg(short = 'N', long, value_name = "N", default_value = "10")]
     pub batch_size: NonZeroUsize,
 }
 

@@ -88,6 +88,8 @@ pub struct Composer<'a> {
     pub sink: &'a mut dyn Sink,
     /// Whether what becomes of each group is told at INFO, and not at DEBUG.
     pub tell: bool,
+    /// How far it is; none is shown if `None`.
+    pub progress: Option<Progress>,
     /// What became of the groups so far.
     pub summary: Summary,
 }
@@ -101,16 +103,15 @@ struct Planned {
 impl Composer<'_> {
     /// Decides on each group, and makes mails in batches. Only trouble with the database or with
     /// where the mails go ends it; what goes wrong with a group is told in the log.
-    pub fn compose(&mut self, pending: Pending<'_>, progress: bool) -> Result<(), Failure> {
+    pub fn compose(&mut self, pending: Pending<'_>) -> Result<(), Failure> {
         let Pending { mut transaction, groups } = pending;
-        let mut progress = progress.then(|| Progress::start(groups.len(), "groups"));
         let mut batch = Vec::new();
         let (mut mails, mut events) = (0, 0);
-        for (number, group) in groups.into_iter().enumerate() {
-            if let Some(progress) = &mut progress {
-                progress.show(number);
-            }
-            let Some(planned) = self.plan(group) else { continue };
+        for group in groups {
+            let Some(planned) = self.plan(group) else {
+                self.advance();
+                continue;
+            };
             let number_of_events = planned.group.events().len();
             mails += planned.plan.mails.len() * planned.plan.number_of_parts(number_of_events);
             events += number_of_events;
@@ -198,10 +199,18 @@ impl Composer<'_> {
                     }
                 }
             }
+            self.advance();
         }
         self.sink.end_batch()?;
         self.summary += made;
         Ok(())
+    }
+
+    /// One group more is done.
+    fn advance(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.advance();
+        }
     }
 
     fn tell_of(&self, mail: &NewMail, part: &Part, format: &FormatName) {

@@ -190,7 +190,7 @@ fn answer(line: &str) -> Option<Answer> {
 
 fn sum(Summary { mails, copies, postponed, errors }: Summary, dry: bool) -> String {
     let would = if dry { "Dry run, nothing is written: " } else { "" };
-    format!("{would}{mails} mails, {copies} copies, {postponed} postponed, {errors} errors.\n\n")
+    format!("{would}mails: {mails}, copies: {copies}, postponed: {postponed}, errors: {errors}\n\n")
 }
 
 #[cfg(test)]

@@ -113,9 +113,9 @@ fn unreadable(bad: &BadGroup) -> Line {
 }
 
 fn table(lines: &[Line], shard: Shard, width: usize) -> String {
-    let share = if shard.is_all() { String::new() } else { format!(" in {shard}") };
+    let which = if shard.is_all() { String::new() } else { format!(" in {shard}") };
     if lines.is_empty() {
-        return format!("nothing is pending{share}\n");
+        return format!("nothing is pending{which}\n");
     }
     let mut table =
         format!("{:<9} {:>5} {:<22} {:<20} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
@@ -134,7 +134,7 @@ fn table(lines: &[Line], shard: Shard, width: usize) -> String {
     let count = |state| lines.iter().filter(|line| line.state == state).count();
     table
         + &format!(
-            "{} due, {} postponed, {} in the outbox, {} that can't be written{share}\n",
+            "{} due, {} postponed, {} in the outbox, {} that can't be written{which}\n",
             count("due"),
             count("postponed"),
             count("outbox"),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow};
 use maildir::Maildir;
 use outbox::{Claims, NewMail, Outbox};
 use outbox_config::program::print;
+use outbox_config::progress::Progress;
 use outbox_config::text::is_hidden;
 use outbox_config::{Config, Failure};
 use tracing::info;
@@ -38,16 +39,17 @@ pub fn preview(config: &Config, args: &PreviewArgs) -> Result<(), Failure> {
     let mut pending = store::peek(&mut client, Scope::of(config)?, &claims)?;
     pending.groups.truncate(args.limit.unwrap_or(usize::MAX));
     // On a terminal the mails themselves say how far it is.
-    let progress = sink.maildir.is_some();
+    let progress = sink.maildir.is_some().then(|| Progress::start(pending.groups.len(), "groups"));
     let mut composer = Composer {
         tools: &mut tools,
         columns: &columns,
         tickets: &mut Pretended::default(),
         sink: &mut sink,
         tell: true,
+        progress,
         summary: Summary::default(),
     };
-    composer.compose(pending, progress)?;
+    composer.compose(pending)?;
     let summary = composer.summary;
     let Summary { mails, copies, postponed, errors } = summary;
     info!(mails, copies, postponed, errors, "a preview: nothing was written into the outbox");

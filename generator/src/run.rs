@@ -3,6 +3,7 @@
 
 use anyhow::anyhow;
 use outbox::{DirectiveId, Draft, Generator, NewMail, Outbox};
+use outbox_config::progress::Progress;
 use outbox_config::{Config, Failure, OutboxSettings};
 use tracing::{info, warn};
 
@@ -117,9 +118,10 @@ impl Run<'_> {
                 floor: &self.config.outbox,
             },
             tell: false,
+            progress: Some(Progress::start(pending.groups.len(), "groups")),
             summary: Summary::default(),
         };
-        composer.compose(pending, true)?;
+        composer.compose(pending)?;
         let summary = composer.summary;
         self.summary += summary;
         Ok(Outcome::Done(summary))

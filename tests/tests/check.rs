@@ -73,7 +73,7 @@ fn a_placeholder_without_a_value_is_told_with_template_line_and_the_formats_that
     line(&run, "WRONG templates: ", &words);
     assert_eq!(lines(&run, "WRONG").len(), 3, "{run}");
     // It may come, as events have it; but no directive has had it.
-    line(&run, "note  templates: ", &["\"generic\": line 3", "\"destination.asn\"", "\"text\""]);
+    line(&run, "note  templates: ", &["\"generic\": line 3", "\"destination.asn\""]);
     run.line("ERROR", &["not well: templates"]);
 }
 
@@ -151,7 +151,7 @@ fn a_rule_that_can_never_match_is_told_with_the_rule_that_takes_its_groups() {
         ("\"late\" (99-late.toml:", "\"fallback\" (90-fallback.toml:"),
         ("[[substitutions_when]] number 2 of 99-late.toml", "number 1"),
     ] {
-        let told = line(&run, "WRONG formats: ", &[&format!("{shadowed}"), "can never match", by]);
+        let told = line(&run, "WRONG formats: ", &[shadowed, "can never match", by]);
         assert!(told.find(shadowed) < told.find(by), "{told}");
     }
     assert_eq!(lines(&run, "WRONG").len(), 8, "{run}");

@@ -65,12 +65,12 @@ fn each_batch_is_shown_and_skipped_or_written_as_the_person_says() {
     assert!(screen.contains("Groups 3 to 4 of 7:") && written(&site).is_empty(), "{screen}");
     terminal.keys(&["s", "Enter"]);
     let screen = wait_for_question(&terminal, 4);
-    assert!(screen.contains("2 mails, 0 copies, 0 postponed, 0 errors."), "{screen}");
+    assert!(screen.contains("mails: 2, copies: 0, postponed: 0, errors: 0\n"), "{screen}");
     assert!(screen.contains("Groups 5 to 6 of 7:"), "{screen}");
     assert_eq!(written(&site), recipients([3, 4]));
     terminal.keys(&["a", "Enter"]);
     let screen = terminal.wait_for_end(0);
-    assert!(screen.contains("3 mails, 0 copies") && screen.contains("done mails=5"), "{screen}");
+    assert!(screen.contains("mails: 3, copies: 0") && screen.contains("done mails=5"), "{screen}");
     assert_eq!(written(&site), recipients(3..=7));
     // What was skipped is pending.
     site.generator(&["run", "--all"]).expect(0).line("INFO", &["done", "mails=2"]);
@@ -128,7 +128,7 @@ fn while_a_person_thinks_the_database_is_free_and_no_directive_is_written_twice(
     site.insert(&[Directive::to(&recipient(2)).event()]);
     terminal.keys(&["s", "Enter"]);
     let screen = wait_for_question(&terminal, 2);
-    assert!(screen.contains("1 mails, 0 copies"), "{screen}");
+    assert!(screen.contains("mails: 1, copies: 0"), "{screen}");
     assert_eq!(written(&site), recipients([2]));
     let claimed = site.sidecars()[0]["directive_ids"].as_array().unwrap().len();
     assert_eq!(claimed, 1, "what came later was not shown");
@@ -189,4 +189,23 @@ fn the_list_says_what_would_not_be_written_and_shows_hostile_text_as_text() {
     let screen = terminal.wait_for_end(1);
     assert!(screen.contains("Dry run, nothing is written: "), "{screen}");
     assert_eq!(site.files(), [""; 0]);
+}
+
+#[test]
+fn a_long_run_shows_how_far_it_is_and_the_line_makes_room_for_the_log_and_goes() {
+    let site = Site::new(programs!()).build();
+    let mut events = events::groups(400);
+    events.insert(300, Directive::to("robot@isp.example").format("xarf", "unheard-of").event());
+    site.insert(&events);
+    let terminal = run(&site, "--all");
+    let far = |screen: &str| screen.contains("[####") && screen.contains(" of 401 groups");
+    terminal.wait_until("it says how far it is", far);
+    let screen = terminal.wait_for_end(1);
+    let whole = |line: &str| line.starts_with("20") && line.contains("Z ERROR no mail for robot@");
+    assert!(screen.lines().any(whole), "{screen}");
+    assert!(screen.contains("done mails=400") && !screen.contains(" of 401"), "{screen}");
+    // Elsewhere there is no such line.
+    site.insert(&events::groups(200));
+    let run = site.generator(&["run", "--all"]).expect(1);
+    assert!(!run.stderr.contains('\r') && !run.stderr.contains(" of "), "{run}");
 }

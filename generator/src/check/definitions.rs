@@ -24,6 +24,11 @@ pub fn look_at(config: &Config, findings: &mut Findings) -> Result<(), Failure> 
     }
     let kinds = definitions.kinds();
     let database = Database::read(config);
+    if let Err(error) = &database {
+        let text = format!("not compared with what is in the database: {error:#}");
+        findings.note("formats", &text)?;
+    }
+    let database = database.ok();
     let names = Names { definitions: &definitions, database: database.as_ref() };
     if let Some(Database { columns, .. }) = &database {
         look_at_columns(&kinds, columns, findings)?;
@@ -39,11 +44,20 @@ struct Database {
 }
 
 impl Database {
-    fn read(config: &Config) -> Option<Self> {
-        let settings = &config.database().ok()?.event;
-        let mut client = connect(settings, "outbox-generator", Duration::from_secs(30)).ok()?;
-        let columns = EventColumns::read(&mut client).ok()?;
-        Some(Self { columns, named: Named::read(&mut client).ok()? })
+    fn read(config: &Config) -> anyhow::Result<Self> {
+        let settings = &config.database()?.event;
+        let mut client = connect(settings, "outbox-generator", Duration::from_secs(30))?;
+        let columns = EventColumns::read(&mut client)?;
+        Ok(Self { columns, named: Named::read(&mut client)? })
+    }
+}
+
+/// Names, but not so many that nobody reads them.
+fn listed(names: &[&str]) -> String {
+    const MOST: usize = 5;
+    match names.get(MOST..) {
+        None | Some([]) => names.join(", "),
+        Some(more) => format!("{} and {} more", names[..MOST].join(", "), more.len()),
     }
 }
 
@@ -61,7 +75,7 @@ fn look_at_columns(
         }
     }
     for (field, shown_by) in lacking {
-        let shown_by = shown_by.join(", ");
+        let shown_by = listed(&shown_by);
         let text = format!("the table events lacks the column {field}, shown by {shown_by}");
         findings.wrong("formats", &text)?;
     }
@@ -198,8 +212,10 @@ fn look_at_placeholders(
             continue;
         }
         told.push(wanted);
+        // First those that are most likely meant.
+        lacking.sort_by_key(|kind| !kind.names_template(name));
         let lacking: Vec<&str> = lacking.iter().map(|kind| kind.name.as_str()).collect();
-        let lacking = lacking.join(", ");
+        let lacking = listed(&lacking);
         let place = format!("the template {name:?}: line {line}, column {column}");
         if given == Given::No {
             let text = format!("{place}: there is no value for {wanted:?} in mails of {lacking}");

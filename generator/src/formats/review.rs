@@ -7,6 +7,7 @@ use super::Definitions;
 use super::condition::{Condition, Criteria};
 use super::plan::{Data, TemplateChoice};
 use super::rules::{Copy, DataRule, File, Format, Texts};
+use crate::address::Address;
 use crate::column::Column;
 use crate::pattern::Patterns;
 
@@ -66,7 +67,7 @@ impl Definitions {
     fn copy_kind<'d>(&'d self, file: &File, copy: &'d Copy, behind: &'d [File]) -> Kind<'d> {
         let formats = behind.iter().flat_map(|file| &file.formats);
         let own = formats.map(|format| &format.substitutions).chain([&copy.substitutions]);
-        let to: Vec<&str> = copy.envelope_to.iter().map(|address| address.as_str()).collect();
+        let to: Vec<&str> = copy.envelope_to.iter().map(Address::as_str).collect();
         Kind {
             name: format!("the copy to {} ({})", to.join(", "), file.name),
             columns: copy.columns.as_deref().unwrap_or_default(),

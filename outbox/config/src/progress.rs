@@ -21,6 +21,7 @@ static LINE: Mutex<String> = Mutex::new(String::new());
 /// dropped.
 #[derive(Debug)]
 pub struct Progress {
+    done: usize,
     total: usize,
     what: &'static str,
     next: Instant,
@@ -31,15 +32,16 @@ impl Progress {
     /// Begins a work on `total` of what `what` names.
     pub fn start(total: usize, what: &'static str) -> Self {
         let next = Instant::now() + PATIENCE;
-        Self { total, what, next, terminal: stderr().is_terminal() }
+        Self { done: 0, total, what, next, terminal: stderr().is_terminal() }
     }
 
-    /// Shows that `done` of them are done, if it is time to.
-    pub fn show(&mut self, done: usize) {
+    /// One more is done, which is shown if it is time to.
+    pub fn advance(&mut self) {
+        self.done += 1;
         let now = Instant::now();
         if self.terminal && now >= self.next {
             self.next = now + PAUSE;
-            set_line(bar(done, self.total, self.what));
+            set_line(bar(self.done, self.total, self.what));
         }
     }
 }
