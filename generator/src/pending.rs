@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::fate::Fate;
 use crate::group::{Group, ids};
+use crate::openpgp::OpenPgp;
 use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns};
 use crate::tools::{Tools, claims, definitions, sender, templates};
@@ -34,7 +35,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
         sender,
         definitions: definitions(config)?,
         templates: templates(config)?,
-        signer: None,
+        openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
     };
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;

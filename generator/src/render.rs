@@ -13,7 +13,6 @@ use crate::facts::Facts;
 use crate::formats::{Data, MailPlan, Plan, Text, TicketOf};
 use crate::group::{EventId, Group};
 use crate::mail::{Attachment, Letter, MessageId, compose};
-use crate::openpgp::Signer;
 use crate::part::{Part, parts};
 use crate::table::{Table, TableOptions};
 use crate::template::{Filled, Template};
@@ -62,6 +61,8 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
         for mail in &plan.mails {
             let template = tools.templates.get(&mail.template)?;
             occasion.fill(&template, mail, &ticket, "")?;
+            let envelope_to = mail.envelope_to.as_ref().unwrap_or(&occasion.to);
+            tools.openpgp.keys(mail.encrypt, envelope_to)?;
         }
     }
     Ok(())
@@ -147,9 +148,8 @@ impl<'a> Occasion<'a> {
             message_id: &message_id,
             ticket,
         };
-        let bytes =
-            compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
         let envelope_to = plan.envelope_to.as_ref().unwrap_or(&self.to);
+        let bytes = compose(&letter, tools.openpgp.protection(plan.encrypt, envelope_to)?)?;
         let mail = NewMail {
             ticket: ticket.clone(),
             message_id: message_id.as_str().to_owned(),

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
-use outbox::{Claims, Outbox};
-use outbox_config::{Config, Failure, OpenPgpSettings};
+use outbox::{Claims, Outbox, now};
+use outbox_config::{Config, Failure};
 use tracing::warn;
 
-use crate::address::{EnvelopeFrom, Mailbox};
+use crate::address::{Address, EnvelopeFrom, Mailbox};
 use crate::formats::{Definitions, TemplateChoice};
-use crate::openpgp::GpgSigner;
+use crate::openpgp::OpenPgp;
 use crate::template::{Template, TemplateError};
 
 /// Everything that a run needs besides database and outbox.
@@ -24,8 +24,8 @@ pub struct Tools {
     pub definitions: Definitions,
     /// The templates.
     pub templates: Templates,
-    /// The key; none if mails are not signed.
-    pub signer: Option<GpgSigner>,
+    /// The keys, and what they are used for.
+    pub openpgp: OpenPgp,
 }
 
 impl Tools {
@@ -37,12 +37,24 @@ impl Tools {
             let path = path.to_string_lossy();
             warn!(%path, "not a format definition (NN-name.toml), takes no part");
         }
+        let openpgp = openpgp(config, &sender.address)?;
+        let signer = openpgp.signer();
+        if let Some((signer, until)) = signer.and_then(|key| Some((key, key.expires_soon(now())?)))
+        {
+            let key = signer.fingerprint();
+            warn!(
+                key,
+                %until,
+                "the OpenPGP key that signs expires soon; extend it (gpg --quick-set-expire) and \
+                 publish it again"
+            );
+        }
         Ok(Self {
             envelope_from: envelope_from(config, &sender)?,
             sender,
             definitions,
             templates: templates(config)?,
-            signer: signer(config.openpgp()?)?,
+            openpgp,
         })
     }
 }
@@ -90,15 +102,10 @@ pub fn claims(outbox: &Outbox) -> Result<Claims, Failure> {
     })
 }
 
-/// The signer, if mails are signed. A key that can't sign without asking is an error here.
-pub fn signer(settings: &OpenPgpSettings) -> Result<Option<GpgSigner>, Failure> {
-    if !settings.always_sign {
-        return Ok(None);
-    }
-    let key = settings.signing_key.as_deref().unwrap_or_default();
-    GpgSigner::open(settings.gnupg_home.as_deref(), key)
-        .map(Some)
-        .map_err(|error| Failure::Configuration(error.into()))
+/// The keys. One that can't sign without asking, or an Autocrypt header that can't be, is an error
+/// here.
+pub fn openpgp(config: &Config, sender: &Address) -> Result<OpenPgp, Failure> {
+    OpenPgp::open(config.openpgp()?, sender).map_err(|error| Failure::Configuration(error.into()))
 }
 
 /// Templates, each read once.

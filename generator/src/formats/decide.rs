@@ -69,6 +69,7 @@ impl<'d> Given<'d> {
             envelope_to: None,
             mark_sent: true,
             ticket: TicketOf::Own,
+            encrypt: format.encrypt,
         };
         let copies = self.copies.iter().map(|copy| self.copy(copy, format, &mail));
         let copies: Vec<_> = copies.collect();
@@ -87,6 +88,7 @@ impl<'d> Given<'d> {
             envelope_to: Some(copy.envelope_to.clone()),
             mark_sent: false,
             ticket: TicketOf::Same,
+            encrypt: copy.encrypt.or(mail.encrypt),
         }
     }
 

@@ -50,7 +50,7 @@
 mod condition;
 mod decide;
 mod error;
-mod pattern;
+pub(crate) mod pattern;
 mod plan;
 mod postpone;
 mod read;

@@ -3,15 +3,15 @@
 /// A text in which each `*` stands for any run of characters, also none. There is no escape, and
 /// upper and lower case differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub(crate) struct Pattern(String);
 
 impl Pattern {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
     /// Whether the whole of `text` is as the pattern says.
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
             return false;
@@ -31,11 +31,11 @@ impl Pattern {
 }
 
 /// Alternatives: what one of them matches is matched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Patterns(pub(super) Vec<Pattern>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Patterns(pub(crate) Vec<Pattern>);
 
 impl Patterns {
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(text))
     }
 }

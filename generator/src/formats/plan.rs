@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use jiff::Timestamp;
 use outbox::Ticket;
+use outbox_config::Encrypt;
 
 use crate::address::Address;
 use crate::column::Column;
@@ -86,6 +87,9 @@ pub struct MailPlan {
     pub mark_sent: bool,
     /// Its ticket.
     pub ticket: TicketOf,
+    /// Whether it is encrypted, where the configuration has no rule for its recipients. `None` leaves
+    /// it to the configuration.
+    pub encrypt: Option<Encrypt>,
 }
 
 /// Where the table of events stands.

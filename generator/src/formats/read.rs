@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::SignedDuration;
-use outbox_config::parse_duration;
+use outbox_config::{Encrypt, parse_duration};
 use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
@@ -19,6 +19,10 @@ use crate::column::{Column, Field};
 
 /// Names whose value every mail gives itself.
 const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
+
+/// What `encrypt` can say, as in the configuration.
+const ENCRYPT: [(&str, Encrypt); 3] =
+    [("never", Encrypt::Never), ("if-key", Encrypt::IfKey), ("always", Encrypt::Always)];
 
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
@@ -171,6 +175,7 @@ impl Reader<'_> {
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         copy
@@ -198,6 +203,7 @@ impl Reader<'_> {
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         format
@@ -381,6 +387,16 @@ impl Reader<'_> {
             value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
         }
         data
+    }
+
+    fn encrypt(&mut self, value: Value) -> Option<Encrypt> {
+        let name = value.string(&mut self.problems)?;
+        let rule = ENCRYPT.into_iter().find(|(known, _)| *known == name).map(|(_, rule)| rule);
+        if rule.is_none() {
+            let hint = hint(name, &ENCRYPT.map(|(known, _)| known));
+            value.report(&mut self.problems, format!("unknown value of `encrypt` {name:?}{hint}"));
+        }
+        rule
     }
 
     /// `template`, or `subject` and `body`, or none of them.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use outbox_config::Encrypt;
+
 use super::condition::Condition;
 use super::pattern::Patterns;
 use super::plan::{Data, TemplateChoice, Text};
@@ -39,6 +41,7 @@ pub(super) struct Copy {
     pub(super) data: Option<DataRule>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// A `[[format]]`. Without a template it is the one that the directive names.
@@ -52,6 +55,7 @@ pub(super) struct Format {
     pub(super) data: DataRule,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// How a rule finds out where the table of events stands.

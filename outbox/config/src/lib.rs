@@ -25,7 +25,7 @@ pub use rate::Rate;
 pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
-    Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
-    ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
+    Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
+    OpenPgpSettings, OutboxSettings, ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
 };
 pub use size::size_words;

@@ -69,6 +69,43 @@ pub struct OpenPgpSettings {
     pub gnupg_home: Option<PathBuf>,
     /// The key that signs, best named by its fingerprint.
     pub signing_key: Option<String>,
+    /// Whether mails are encrypted, where neither format nor recipient has a rule of its own.
+    #[serde(default)]
+    pub encrypt: Encrypt,
+    /// Whether mails to these recipients are encrypted.
+    #[serde(default)]
+    pub encrypt_for: EncryptFor,
+    /// Whether signature and encryption cover the header as well (RFC 9788).
+    #[serde(default)]
+    pub protected_headers: bool,
+    /// Whether mails carry the key that signs them (Autocrypt).
+    #[serde(default)]
+    pub autocrypt: bool,
+}
+
+/// Whether a mail is encrypted. The last is the strictest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encrypt {
+    /// It is not.
+    #[default]
+    Never,
+    /// It is, if there is a key for each of its recipients.
+    IfKey,
+    /// It is, or it is not sent.
+    Always,
+}
+
+/// Section `openpgp.encrypt_for`: recipients' addresses, with `*` as a wildcard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct EncryptFor {
+    /// Whose mails are encrypted or not sent.
+    pub always: Vec<String>,
+    /// Whose mails are encrypted if there is a key.
+    pub if_key: Vec<String>,
+    /// Whose mails are not encrypted.
+    pub never: Vec<String>,
 }
 
 /// Section `database`.
@@ -403,6 +440,15 @@ impl Config {
                 "metrics.listen",
                 "must be a loopback address, as in \"127.0.0.1:9753\": whoever can ask needs no \
                  password",
+            );
+        }
+        if let Some(openpgp) = &self.openpgp
+            && openpgp.autocrypt
+            && !openpgp.always_sign
+        {
+            return wrong(
+                "openpgp.autocrypt",
+                "needs openpgp.always_sign: it is the key that signs which mails carry",
             );
         }
         let in_clear = |smtp: &SmtpSettings| {
