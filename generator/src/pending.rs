@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use crate::fate::Fate;
 use crate::group::{Group, ids};
-use crate::openpgp::OpenPgp;
 use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Tools, claims, definitions, sender, templates};
+use crate::tools::{Tools, claims};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -29,14 +28,7 @@ struct Line {
 
 /// Prints them.
 pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
-    let sender = sender(config)?;
-    let mut tools = Tools {
-        envelope_from: (&sender.address).into(),
-        sender,
-        definitions: definitions(config)?,
-        templates: templates(config)?,
-        openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
-    };
+    let mut tools = Tools::without_key(config)?;
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;
     database.event.password()?;

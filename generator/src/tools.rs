@@ -10,6 +10,7 @@ use outbox_config::{Config, Failure};
 use tracing::warn;
 
 use crate::address::{Address, EnvelopeFrom, Mailbox};
+use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::OpenPgp;
 use crate::template::{Template, TemplateError};
@@ -20,6 +21,10 @@ pub struct Tools {
     pub sender: Mailbox,
     /// The envelope's reverse-path.
     pub envelope_from: EnvelopeFrom,
+    /// Where mails may go.
+    pub destinations: Destinations,
+    /// How large a mail may be, in octets.
+    pub max_mail_size: Option<u64>,
     /// The format definitions.
     pub definitions: Definitions,
     /// The templates.
@@ -31,15 +36,10 @@ pub struct Tools {
 impl Tools {
     /// Finds them all. Whatever is wrong is the configuration's fault.
     pub fn load(config: &Config) -> Result<Self, Failure> {
-        let sender = sender(config)?;
-        let definitions = definitions(config)?;
-        for path in definitions.ignored() {
-            let path = path.to_string_lossy();
-            warn!(%path, "not a format definition (NN-name.toml), takes no part");
-        }
-        let openpgp = openpgp(config, &sender.address)?;
-        let signer = openpgp.signer();
-        if let Some((signer, until)) = signer.and_then(|key| Some((key, key.expires_soon(now())?)))
+        let without_key = Self::without_key(config)?;
+        let openpgp = openpgp(config, &without_key.sender.address)?;
+        if let Some(signer) = openpgp.signer()
+            && let Some(until) = signer.expires_soon(now())
         {
             let key = signer.fingerprint();
             warn!(
@@ -49,12 +49,32 @@ impl Tools {
                  publish it again"
             );
         }
+        let tools = Self { openpgp, ..without_key };
+        if let Some(to) = tools.destinations.redirect_to() {
+            let to: Vec<_> = to.iter().map(Address::as_str).collect();
+            let to = to.join(", ");
+            warn!(%to, "review.redirect_to is set: no mail goes to its recipients");
+        }
+        Ok(tools)
+    }
+
+    /// Finds all but the key, for who does not sign.
+    pub fn without_key(config: &Config) -> Result<Self, Failure> {
+        let sender = sender(config)?;
+        let envelope_from = envelope_from(config, &sender)?;
+        let definitions = definitions(config)?;
+        for path in definitions.ignored() {
+            let path = path.to_string_lossy();
+            warn!(%path, "not a format definition (NN-name.toml), takes no part");
+        }
         Ok(Self {
-            envelope_from: envelope_from(config, &sender)?,
+            destinations: destinations(config, &sender, &envelope_from)?,
+            max_mail_size: config.outbox.max_mail_size,
+            envelope_from,
             sender,
             definitions,
             templates: templates(config)?,
-            openpgp,
+            openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
         })
     }
 }
@@ -73,6 +93,17 @@ pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, 
             .context("envelope_from in the configuration")
             .map_err(Failure::Configuration),
     }
+}
+
+/// Where mails may go.
+pub fn destinations(
+    config: &Config,
+    sender: &Mailbox,
+    envelope_from: &EnvelopeFrom,
+) -> Result<Destinations, Failure> {
+    Destinations::new(&config.review, &sender.address, envelope_from)
+        .context("review.redirect_to in the configuration")
+        .map_err(Failure::Configuration)
 }
 
 /// The format definitions.

@@ -6,8 +6,7 @@ use gpgme::{Context, ExportMode, Key};
 
 use super::KeyError;
 use super::gnupg::{broken, fingerprint};
-use super::keyring::{addresses, trouble};
-use super::rules::comparable;
+use super::keyring::{addresses, comparable, trouble};
 use crate::address::Address;
 
 /// Clients need not read a longer header.
@@ -24,7 +23,7 @@ pub(super) fn header(
     sender: &Address,
 ) -> Result<String, KeyError> {
     let refuse = |reason| KeyError::Autocrypt { key: fingerprint(key), reason };
-    if addresses(key).all(|address| address != comparable(sender)) {
+    if addresses(key).all(|address| comparable(&address) != comparable(sender)) {
         return Err(refuse(format!(
             "none of its user ids has the address of the sender, {sender}"
         )));

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use gpgme::{Context, Key};
 
 use super::gnupg::fingerprint;
-use super::rules::comparable;
 use crate::address::Address;
 
 /// Why there is no key for an address.
@@ -54,6 +53,7 @@ pub struct Keyring {
 /// The key for an address so far.
 #[derive(Debug)]
 struct Choice {
+    address: Address,
     key: Key,
     trouble: Option<NoKey>,
 }
@@ -75,8 +75,8 @@ impl Keyring {
             let key = key?;
             let trouble = trouble(&key);
             for address in addresses(&key) {
-                let choice = Choice { key: key.clone(), trouble: trouble.clone() };
-                match keys.entry(address) {
+                let choice = Choice { address, key: key.clone(), trouble: trouble.clone() };
+                match keys.entry(comparable(&choice.address)) {
                     Entry::Vacant(free) => _ = free.insert(choice),
                     Entry::Occupied(mut other) if other.get().rank() < choice.rank() => {
                         other.insert(choice);
@@ -98,12 +98,15 @@ impl Keyring {
     }
 
     /// The addresses to which mails can be encrypted.
-    pub(super) fn usable(&self) -> impl Iterator<Item = &str> {
-        self.keys
-            .iter()
-            .filter(|(_, key)| key.trouble.is_none())
-            .map(|(address, _)| address.as_str())
+    pub(super) fn usable(&self) -> impl Iterator<Item = &Address> {
+        self.keys.values().filter(|choice| choice.trouble.is_none()).map(|choice| &choice.address)
     }
+}
+
+/// An address as it is compared: in lower case, also before the `@`, where hardly any system
+/// tells cases apart.
+pub(super) fn comparable(address: &Address) -> String {
+    address.as_str().to_lowercase()
 }
 
 /// Why a key can't be used to encrypt.
@@ -124,15 +127,15 @@ pub(super) fn trouble(key: &Key) -> Option<NoKey> {
     Some(trouble(fingerprint(key)))
 }
 
-/// The addresses that a key is for, comparable. What is no address that a mail could go to is left
+/// The addresses that a key is for. What is no address that a mail could go to is left
 /// out, and so is a user id that its owner took back; when all of the key is revoked, GnuPG says that
 /// of each.
-pub(super) fn addresses(key: &Key) -> impl Iterator<Item = String> {
+pub(super) fn addresses(key: &Key) -> impl Iterator<Item = Address> {
     let revoked = key.is_revoked();
     let valid =
         key.user_ids().filter(move |user| revoked || !(user.is_revoked() || user.is_invalid()));
     valid.filter_map(|user| {
         let text = user.address().or_else(|_| user.email()).ok()?;
-        text.parse::<Address>().ok().map(|address| comparable(&address))
+        text.parse().ok()
     })
 }

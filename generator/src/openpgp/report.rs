@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use outbox_config::{Encrypt, OpenPgpSettings};
 
 use super::OpenPgp;
-use super::rules::pattern;
+use crate::pattern::AddressPattern;
 
 impl OpenPgp {
     /// In words: which key signs and until when, who gets encrypted mails, what else is switched on.
@@ -47,7 +47,7 @@ impl OpenPgp {
         let sealer = self.sealer()?;
         let keyring = &sealer.keyring;
         let usable = |glob: &str| {
-            let pattern = pattern(glob);
+            let pattern = AddressPattern::new(glob);
             keyring.usable().filter(|address| pattern.matches(address)).count()
         };
         let mut words = vec![match settings.encrypt {

@@ -3,20 +3,20 @@
 use outbox_config::{Encrypt, EncryptFor};
 
 use crate::address::Address;
-use crate::formats::pattern::{Pattern, Patterns};
+use crate::pattern::AddressPattern;
 
 /// The configured rules.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     general: Encrypt,
     /// The strictest first.
-    of_recipients: [(Encrypt, Patterns); 3],
+    of_recipients: [(Encrypt, Vec<AddressPattern>); 3],
 }
 
 impl Rules {
     pub(super) fn new(general: Encrypt, of: &EncryptFor) -> Self {
         let patterns =
-            |globs: &[String]| Patterns(globs.iter().map(|glob| pattern(glob)).collect());
+            |globs: &[String]| globs.iter().map(|glob| AddressPattern::new(glob)).collect();
         Self {
             general,
             of_recipients: [
@@ -31,40 +31,26 @@ impl Rules {
     pub(super) fn may_encrypt(&self) -> bool {
         let mut rules = self.of_recipients.iter();
         self.general > Encrypt::Never
-            || rules.any(|(rule, who)| *rule > Encrypt::Never && !who.0.is_empty())
+            || rules.any(|(rule, who)| *rule > Encrypt::Never && !who.is_empty())
     }
 
     /// What holds for one recipient: a rule for the address, else the format's, else the general.
-    fn of(&self, format: Option<Encrypt>, address: &str) -> Encrypt {
-        let mut rules = self.of_recipients.iter();
-        let own = rules.find(|(_, who)| who.matches(address)).map(|(rule, _)| *rule);
+    fn of(&self, format: Option<Encrypt>, address: &Address) -> Encrypt {
+        let is_for = |who: &[AddressPattern]| who.iter().any(|pattern| pattern.matches(address));
+        let own = self.of_recipients.iter().find(|(_, who)| is_for(who)).map(|(rule, _)| *rule);
         own.or(format).unwrap_or(self.general)
     }
 
     /// What holds for a mail to all of these. It is one mail, encrypted to all of them or to none:
     /// a single `always` has it encrypted; else a single `never` has it not.
     pub(super) fn of_mail(&self, format: Option<Encrypt>, to: &[Address]) -> Encrypt {
-        let mut rules: Vec<_> = to.iter().map(|to| self.of(format, &comparable(to))).collect();
+        let mut rules: Vec<_> = to.iter().map(|to| self.of(format, to)).collect();
         rules.sort_unstable();
         match (rules.first(), rules.last()) {
             (_, Some(Encrypt::Always)) => Encrypt::Always,
             (first, _) => first.copied().unwrap_or_default(),
         }
     }
-}
-
-/// An address as it is compared: in lower case, also before the `@`, where hardly any system
-/// tells cases apart.
-pub(super) fn comparable(address: &Address) -> String {
-    address.as_str().to_lowercase()
-}
-
-/// A pattern for comparable addresses.
-pub(super) fn pattern(glob: &str) -> Pattern {
-    let glob = glob.trim().to_lowercase();
-    let domain = glob.rsplit_once('@').map_or("", |(_, domain)| domain);
-    let ascii = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_owned());
-    Pattern::new(&format!("{}{ascii}", &glob[..glob.len() - domain.len()]))
 }
 
 #[cfg(test)]

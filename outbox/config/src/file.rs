@@ -52,6 +52,7 @@ const KEYS: &[&str] = &[
     "outbox.path",
     "outbox.min_free",
     "outbox.min_free_inodes",
+    "outbox.max_mail_size",
     "delivery.connections",
     "delivery.mails_per_connection",
     "delivery.connection_age",
@@ -65,6 +66,8 @@ const KEYS: &[&str] = &[
     "delivery.unmarked_limit",
     "delivery.uncertain",
     "review.hold_new",
+    "review.only_recipients",
+    "review.redirect_to",
     "metrics.file",
     "metrics.listen",
     // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
