@@ -144,6 +144,13 @@ impl Gnupg {
         self.run(&[&WITHOUT_PASSPHRASE[..], &key].concat());
     }
 
+    /// Makes a key of a recipient that is expired.
+    pub fn add_expired_recipient(&self, user_id: &str) {
+        let time = ["--faked-system-time", "20200101T000000!"];
+        let key = ["--quick-generate-key", user_id, "future-default", "-", "1d"];
+        self.run(&[&time[..], &WITHOUT_PASSPHRASE, &key].concat());
+    }
+
     /// What gpg makes of an encrypted mail of ours: what is inside, and its status lines.
     ///
     /// Panics if the mail is none, or if there is no key here that decrypts it.

@@ -51,15 +51,20 @@ fn with_if_key_each_recipient_gets_what_it_can_read_and_a_format_and_a_rule_say_
     for address in ["key@isp.example", "key@open.example", "a@isp.example", "xnokey@isp.example"] {
         site.gnupg().add_recipient(&format!("Recipient <{address}>"));
     }
+    site.gnupg().add_expired_recipient("Recipient <old@isp.example>");
     let secret = Directive::to("a@isp.example").format("secret", "csv_inline");
     site.insert([
         &Directive::to("Key@ISP.example").event(),
         &Directive::to("nokey@isp.example").event(),
         &Directive::to("key@open.example").event(),
         &Directive::to("key@isp.example, nokey@isp.example").event(),
+        &Directive::to("old@isp.example").event(),
+        &Directive::to("old@isp.example").aggregate("source.asn", "64496").event(),
         &secret.event(),
     ]);
-    site.generator(&["run", "--all"]).expect(0);
+    let run = site.generator(&["run", "--all"]).expect(0);
+    assert_eq!(run.lines("WARN").len(), 1, "once for each key: {run}");
+    run.line("WARN", &["in clear", "failed to encrypt to old@isp.example: its key", "is expired"]);
     let encrypted = |to: &[&str]| {
         let all = site.sidecars();
         let sidecar = all.iter().find(|sidecar| sidecar["envelope"]["to"] == json!(to)).unwrap();

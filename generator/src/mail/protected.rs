@@ -177,7 +177,8 @@ mod tests {
     use serde_json::json;
 
     use super::super::tests::{Desk, assert_fit_for_the_wire, csv};
-    use super::super::{Attachment, compose};
+    use super::super::{Attachment, compose, fields};
+    use super::*;
     use crate::openpgp::OpenPgp;
     use crate::openpgp::tests::Home;
 
@@ -301,6 +302,29 @@ mod tests {
             }
         }
         court.judge();
+    }
+
+    #[test]
+    fn any_content_can_say_that_its_header_is_protected() {
+        let message = || BodyPart::Binary(b"Subject: inner\r\n\r\ntext\r\n".as_slice().into());
+        let kind = || ContentType::new("message/rfc822").attribute("name", "xarf.eml");
+        let raw = HeaderType::from(Raw::new("message/rfc822; name=\"xarf.eml\""));
+        let desk = Desk::new();
+        for kind in [kind().into(), raw] {
+            let mut part =
+                MimePart { headers: vec![("Content-Type".into(), kind)], contents: message() }
+                    .transfer_encoding("7bit");
+            put_inside(&fields(&desk.letter("outer", "")), "clear", &mut part);
+            let text = String::from_utf8(serialised(part)).unwrap();
+            assert!(
+                text.starts_with("From: \"CERT Example\" <noreply@cert.example>\r\n"),
+                "{text}"
+            );
+            assert!(text.contains("\r\nSubject: outer\r\n"), "{text}");
+            let kind = "\r\nContent-Type: message/rfc822; name=\"xarf.eml\"; hp=\"clear\"\r\n";
+            assert!(text.contains(kind), "{text}");
+            assert!(text.ends_with("\r\n\r\nSubject: inner\r\n\r\ntext\r\n"), "{text}");
+        }
     }
 
     #[test]

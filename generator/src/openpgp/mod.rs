@@ -12,10 +12,12 @@ mod signer;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use gpgme::Key;
 use outbox_config::{Encrypt, OpenPgpSettings};
+use tracing::warn;
 
 pub use error::KeyError;
 use error::in_home;
@@ -61,6 +63,8 @@ pub struct OpenPgp {
     sealer: Option<Sealer>,
     headers: bool,
     autocrypt: Option<String>,
+    /// What was said of keys that can't be used.
+    told: HashSet<String>,
 }
 
 impl OpenPgp {
@@ -97,6 +101,7 @@ impl OpenPgp {
             sealer: None,
             headers: settings.is_some_and(|settings| settings.protected_headers),
             autocrypt: None,
+            told: HashSet::new(),
         }
     }
 
@@ -136,9 +141,23 @@ impl OpenPgp {
     ) -> Result<Option<Vec<Key>>, EncryptError> {
         Ok(match self.rules.of_mail(format, to) {
             Encrypt::Never => None,
-            Encrypt::IfKey => self.sealer()?.keys(to).ok(),
+            Encrypt::IfKey => match self.sealer()?.keys(to) {
+                Ok(keys) => Some(keys),
+                Err(trouble) => {
+                    self.tell_once(&trouble);
+                    None
+                }
+            },
             Encrypt::Always => Some(self.sealer()?.keys(to)?),
         })
+    }
+
+    /// Tells of a mail that goes in clear although there is a key, once for each key.
+    fn tell_once(&mut self, trouble: &EncryptError) {
+        let words = trouble.to_string();
+        if trouble.is_unusable_key() && self.told.insert(words.clone()) {
+            warn!("in clear, since there is no usable key: {words}");
+        }
     }
 
     /// The keyring, read once.

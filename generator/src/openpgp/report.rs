@@ -55,7 +55,7 @@ impl OpenPgp {
             Encrypt::IfKey => "mails are encrypted if there is a key".to_owned(),
             Encrypt::Always => "mails are encrypted or not written".to_owned(),
         }];
-        words.push(format!("there are usable keys for {} addresses", keyring.usable().count()));
+        words.push(format!("addresses with a usable key: {}", keyring.usable().count()));
         let rules = &settings.encrypt_for;
         let lists = [("always", &rules.always), ("if-key", &rules.if_key)];
         for (list, glob) in

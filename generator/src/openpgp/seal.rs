@@ -94,6 +94,13 @@ impl Sealer {
     }
 }
 
+impl EncryptError {
+    /// Whether it is about a key that there is, and that can't be used.
+    pub(super) fn is_unusable_key(&self) -> bool {
+        matches!(self, Self::NoKey { reason, .. } if *reason != NoKey::Missing)
+    }
+}
+
 /// The one key that `name` means, for encryption alone.
 fn one_key(context: &mut Context, home: Option<&Path>, name: &str) -> Result<Key, KeyError> {
     let keys = context.find_keys([name]).and_then(Iterator::collect);
@@ -126,13 +133,14 @@ impl<'a> Encryption<'a> {
     pub fn encrypt(&mut self, bytes: &[u8]) -> Result<Vec<u8>, EncryptError> {
         let Self { sealer, to, keys } = self;
         let mut armored = Vec::new();
-        // Whose key that is was for the one to say who imported it. GnuPG would ask.
-        let trust = EncryptFlags::ALWAYS_TRUST;
+        // Whose key it is was for the one to say who imported it: GnuPG would ask. And compressed, the
+        // size would tell of how much a text of an attacker's is like another's in the same mail.
+        let flags = EncryptFlags::ALWAYS_TRUST | EncryptFlags::NO_COMPRESS;
         let context = &mut sealer.context;
         let done = match &sealer.signed_by {
-            None => context.encrypt_with_flags(&*keys, bytes, &mut armored, trust).map(drop),
+            None => context.encrypt_with_flags(&*keys, bytes, &mut armored, flags).map(drop),
             Some(_) => {
-                context.sign_and_encrypt_with_flags(&*keys, bytes, &mut armored, trust).map(drop)
+                context.sign_and_encrypt_with_flags(&*keys, bytes, &mut armored, flags).map(drop)
             }
         };
         done.map_err(|error| {

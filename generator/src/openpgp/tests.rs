@@ -446,7 +446,7 @@ fn check_says_who_gets_encrypted_mails_and_what_is_wrong() {
         report(all).unwrap(),
         format!(
             "{ours} signs without asking; expires: never; mails are encrypted if there is a key, \
-             there are usable keys for 2 addresses, always for *@ministry.example: 1, if-key for \
+             addresses with a usable key: 2, always for *@ministry.example: 1, if-key for \
              *@isp.example: 0; headers are protected; mails carry the key (Autocrypt)"
         )
     );
@@ -503,4 +503,35 @@ fn a_key_that_autocrypt_can_not_use_is_told() {
     }
     let message = autocrypt(&home, &other).unwrap_err();
     assert!(message.contains("too large for a header"), "{message}");
+}
+
+#[test]
+fn the_part_that_signs_is_enough_on_a_server() {
+    let safe = Home::new();
+    safe.gpg(&["--passphrase", "", "--quick-gen-key", "noreply@cert.example", "ed25519", "cert"]);
+    let ours = safe.fingerprint("noreply@cert.example");
+    safe.gpg(&["--passphrase", "", "--quick-add-key", &ours, "ed25519", "sign", "never"]);
+    let signs = safe.gpg(&["--with-colons", "--list-keys", &ours]);
+    let signs = signs.lines().rfind(|line| line.starts_with("fpr")).unwrap().to_owned();
+    let signs = format!("{}!", signs.split(':').nth(9).unwrap());
+    safe.gpg(&["--passphrase", "", "--quick-add-key", &ours, "cv25519", "encr", "never"]);
+    let server = Home::new();
+    server.gpg_with(&["--import"], &safe.gpg(&["--armor", "--export-secret-subkeys", &signs]));
+    safe.give_to(&server);
+    server.add("abuse@isp.example");
+
+    let settings = format!(
+        r#"{{"always_sign": true, "signing_key": "{ours}", "encrypt": "always", "autocrypt": true}}"#
+    );
+    let mut openpgp = openpgp(&server, &settings).unwrap();
+    let to = ["abuse@isp.example".parse().unwrap()];
+    let Wrapping::Encryption(mut encryption) = openpgp.protection(None, &to).unwrap().wrapping
+    else {
+        panic!("it is to be encrypted");
+    };
+    let armored = String::from_utf8(encryption.encrypt(b"Text\r\n").unwrap()).unwrap();
+    // We read it where the whole key is, the recipient where theirs is.
+    for home in [&safe, &server] {
+        assert_eq!(home.gpg_with(&["--decrypt"], &armored), "Text\r\n");
+    }
 }
