@@ -66,7 +66,7 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
             let template = tools.templates.get(&mail.template)?;
             occasion.fill(&template, mail, &ticket, Shown::default())?;
             let envelope_to = tools.destinations.of(occasion.to(mail))?;
-            tools.openpgp.keys(mail.encrypt, envelope_to)?;
+            tools.openpgp.rehearse(mail.encrypt, envelope_to)?;
         }
     }
     Ok(())

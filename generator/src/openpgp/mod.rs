@@ -121,20 +121,32 @@ impl OpenPgp {
     ) -> Result<Protection<'_>, EncryptError> {
         let keys = self.keys(format, to)?;
         let Self { signer, sealer, headers, autocrypt, .. } = self;
-        let wrapping = match (keys, sealer, signer) {
-            (Some(keys), Some(sealer), _) => {
+        let wrapping = match (keys, signer) {
+            (Some(keys), _) => {
+                let sealer = sealer.as_mut().expect("the keys are from there");
                 Wrapping::Encryption(Encryption::new(sealer, to, keys))
             }
-            (_, _, Some(signer)) => Wrapping::Signature(signer),
-            (_, _, None) => Wrapping::None,
+            (None, Some(signer)) => Wrapping::Signature(signer),
+            (None, None) => Wrapping::None,
         };
         Ok(Protection { wrapping, headers: *headers, autocrypt: autocrypt.as_deref() })
     }
 
-    /// The keys to encrypt a mail with, if it is to be encrypted. Fails as [`protection`] does.
-    ///
-    /// [`protection`]: Self::protection
-    pub fn keys(
+    /// Finds out whether a mail has the keys that it needs. What can't be known, since who looks may
+    /// not read the keyring, is left open.
+    pub fn rehearse(
+        &mut self,
+        format: Option<Encrypt>,
+        to: &[Address],
+    ) -> Result<(), EncryptError> {
+        match self.keys(format, to) {
+            Ok(_) | Err(EncryptError::Key(_)) => Ok(()),
+            Err(missing) => Err(missing),
+        }
+    }
+
+    /// The keys to encrypt a mail with, if it is to be encrypted.
+    fn keys(
         &mut self,
         format: Option<Encrypt>,
         to: &[Address],

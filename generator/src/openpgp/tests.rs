@@ -419,6 +419,21 @@ fn a_keyring_that_can_not_be_read_is_told_before_there_is_a_mail() {
 }
 
 #[test]
+fn who_may_not_read_the_keyring_can_look_all_the_same() {
+    let look = |home: &Path| {
+        let json =
+            format!(r#"{{"always_sign": true, "encrypt": "always", "gnupg_home": {home:?}}}"#);
+        let mut openpgp = OpenPgp::to_look(Some(&serde_json::from_str(&json).unwrap()));
+        openpgp.rehearse(None, &["a@isp.example".parse().unwrap()])
+    };
+    assert!(look(Path::new("/nonexistent/gnupg")).is_ok());
+    let home = Home::new();
+    assert!(matches!(look(home.path()), Err(EncryptError::NoKey { .. })));
+    home.add("a@isp.example");
+    assert!(look(home.path()).is_ok());
+}
+
+#[test]
 fn check_says_who_gets_encrypted_mails_and_what_is_wrong() {
     let home = Home::new();
     let ours = home.add("CERT Example <noreply@cert.example>");
