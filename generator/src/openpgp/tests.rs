@@ -419,6 +419,21 @@ fn a_keyring_that_can_not_be_read_is_told_before_there_is_a_mail() {
 }
 
 #[test]
+fn a_key_that_is_gone_when_it_is_needed_is_told_with_the_recipients() {
+    let home = Home::with_key("a@isp.example");
+    let key = home.add("b@isp.example");
+    let mut openpgp = openpgp(&home, ALWAYS).unwrap();
+    let to = ["b@isp.example".parse().unwrap()];
+    let Wrapping::Encryption(mut encryption) = openpgp.protection(None, &to).unwrap().wrapping
+    else {
+        panic!("it is to be encrypted");
+    };
+    home.gpg(&["--delete-secret-and-public-key", &key]);
+    let message = encryption.encrypt(b"Text\r\n").unwrap_err().to_string();
+    assert!(message.starts_with("failed to encrypt to b@isp.example: "), "{message}");
+}
+
+#[test]
 fn who_may_not_read_the_keyring_can_look_all_the_same() {
     let look = |home: &Path| {
         let json =
