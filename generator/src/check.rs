@@ -13,7 +13,7 @@ use outbox_config::{Config, Failure};
 
 use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
-use crate::tools::{claims, definitions, envelope_from, sender, signer, templates};
+use crate::tools::{claims, definitions, envelope_from, reporter, sender, signer, templates};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -31,6 +31,7 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 fn check_sender(config: &Config) -> anyhow::Result<String> {
     let sender = sender(config).map_err(Failure::into_error)?;
     envelope_from(config, &sender).map_err(Failure::into_error)?;
+    reporter(config, &sender).map_err(Failure::into_error)?;
     Ok(sender.address.as_str().to_owned())
 }
 

@@ -25,6 +25,7 @@ pub mod table;
 pub mod template;
 mod tickets;
 mod tools;
+pub mod xarf;
 
 use outbox_config::{Config, Failure};
 

@@ -10,7 +10,7 @@ use crate::fate::Fate;
 use crate::group::{Group, ids};
 use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Tools, claims, definitions, sender, templates};
+use crate::tools::{Tools, claims, definitions, reporter, sender, templates};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -31,6 +31,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let sender = sender(config)?;
     let mut tools = Tools {
         envelope_from: (&sender.address).into(),
+        reporter: reporter(config, &sender)?,
         sender,
         definitions: definitions(config)?,
         templates: templates(config)?,

@@ -12,13 +12,14 @@ use crate::event::Event;
 use crate::facts::Facts;
 use crate::formats::{Data, MailPlan, Plan, Text, TicketOf};
 use crate::group::{EventId, Group};
-use crate::mail::{Attachment, Letter, MessageId, compose};
+use crate::mail::{Attachment, Letter, MessageId, With, compose};
 use crate::openpgp::Signer;
 use crate::part::{Part, parts};
 use crate::table::{Table, TableOptions};
 use crate::template::{Filled, Template};
 use crate::tickets::{Pretended, Tickets as _};
 use crate::tools::Tools;
+use crate::xarf;
 
 /// The events that were loaded for a batch of groups.
 pub type Events = HashMap<EventId, Event>;
@@ -67,9 +68,12 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
     Ok(())
 }
 
-/// The fields of events that a plan's tables show.
+/// The fields of events that a plan's tables and reports show.
 pub fn fields(plan: &Plan) -> impl Iterator<Item = &Field> {
-    plan.mails.iter().flat_map(|mail| mail.columns.iter().map(|column| &column.field))
+    plan.mails.iter().flat_map(|mail| {
+        let reported = mail.report.iter().flat_map(|mapping| mapping.fields());
+        mail.columns.iter().map(|column| &column.field).chain(reported)
+    })
 }
 
 /// What the mails of a part have in common.
@@ -128,21 +132,29 @@ impl<'a> Occasion<'a> {
         ticket: &Ticket,
     ) -> anyhow::Result<(NewMail, Vec<u8>)> {
         let csv = self.table(plan)?;
-        let inline = if plan.data == Data::Inline { csv.as_str() } else { "" };
+        let inline = if plan.data == Data::Attachment { "" } else { csv.as_str() };
         let template = tools.templates.get(&plan.template)?;
         let Filled { subject, body } = self.fill(&template, plan, ticket, inline)?;
         let message_id = MessageId::new(ticket, &tools.sender.address)?;
-        let attachment = (plan.data == Data::Attachment).then_some(Attachment {
-            file_name: "events.csv",
-            content_type: "text/csv; charset=utf-8",
-            bytes: csv.as_bytes(),
-        });
+        let report = match &plan.report {
+            Some(mapping) => Some(xarf::report(mapping, self.event()?, &tools.reporter, ticket)?),
+            None => None,
+        };
+        let with = match (&report, plan.data) {
+            (Some(report), _) => With::Report(report),
+            (None, Data::Attachment) => With::File(Attachment {
+                file_name: "events.csv",
+                content_type: "text/csv; charset=utf-8",
+                bytes: csv.as_bytes(),
+            }),
+            (None, _) => With::Nothing,
+        };
         let letter = Letter {
             from: &tools.sender,
             to: &self.to,
             subject: &subject,
             body: &body,
-            attachment,
+            with,
             date: self.now,
             message_id: &message_id,
             ticket,
@@ -173,6 +185,12 @@ impl<'a> Occasion<'a> {
             table.add(event)?;
         }
         Ok(table.into_csv())
+    }
+
+    /// The one event of a part that is reported.
+    fn event(&self) -> anyhow::Result<&Event> {
+        let id = self.part.event_ids.first().context("a report is about no event")?;
+        self.events.get(id).with_context(|| format!("event {id} is gone"))
     }
 
     /// Fills a template. A name means, in this order: the ticket and the table of events, the

@@ -13,11 +13,14 @@ use crate::address::{EnvelopeFrom, Mailbox};
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::GpgSigner;
 use crate::template::{Template, TemplateError};
+use crate::xarf::Reporter;
 
 /// Everything that a run needs besides database and outbox.
 pub struct Tools {
     /// The `From` field.
     pub sender: Mailbox,
+    /// Who reports, in X-ARF.
+    pub reporter: Reporter,
     /// The envelope's reverse-path.
     pub envelope_from: EnvelopeFrom,
     /// The format definitions.
@@ -39,6 +42,7 @@ impl Tools {
         }
         Ok(Self {
             envelope_from: envelope_from(config, &sender)?,
+            reporter: reporter(config, &sender)?,
             sender,
             definitions,
             templates: templates(config)?,
@@ -61,6 +65,13 @@ pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, 
             .context("envelope_from in the configuration")
             .map_err(Failure::Configuration),
     }
+}
+
+/// Who reports, in X-ARF: as configured, or the sender.
+pub fn reporter(config: &Config, sender: &Mailbox) -> Result<Reporter, Failure> {
+    Reporter::new(sender, &config.xarf, config.xarf_reportdomain.as_deref())
+        .map_err(|(key, reason)| anyhow!("{key} in the configuration: {reason}"))
+        .map_err(Failure::Configuration)
 }
 
 /// The format definitions.

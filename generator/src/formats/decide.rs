@@ -1,5 +1,7 @@
 //! What becomes of a group: the rules asked in their order.
 
+use std::num::NonZeroUsize;
+
 use jiff::Timestamp;
 use outbox::GroupKey;
 
@@ -63,6 +65,7 @@ impl<'d> Given<'d> {
         let mail = MailPlan {
             columns: format.columns.clone(),
             data,
+            report: format.report.clone().filter(|_| data.is_report()),
             substitutions: self.substitutions(data, &[&format.substitutions]),
             template: template
                 .unwrap_or_else(|| TemplateChoice::Named(self.key.template_name.clone())),
@@ -73,7 +76,9 @@ impl<'d> Given<'d> {
         let copies = self.copies.iter().map(|copy| self.copy(copy, format, &mail));
         let copies: Vec<_> = copies.collect();
         let mails = std::iter::once(mail).chain(copies).collect();
-        Plan { format: name, mails, split_after: None }
+        // A report is about one event.
+        let split_after = data.is_report().then_some(NonZeroUsize::MIN);
+        Plan { format: name, mails, split_after }
     }
 
     fn copy(&self, copy: &Copy, format: &Format, mail: &MailPlan) -> MailPlan {
@@ -82,6 +87,7 @@ impl<'d> Given<'d> {
         MailPlan {
             columns: copy.columns.as_ref().unwrap_or(&mail.columns).clone(),
             data,
+            report: mail.report.clone().filter(|_| data.is_report()),
             substitutions: self.substitutions(data, &[&format.substitutions, &copy.substitutions]),
             template: copy.template.as_ref().unwrap_or(&mail.template).clone(),
             envelope_to: Some(copy.envelope_to.clone()),

@@ -119,12 +119,15 @@ impl Definitions {
         })
     }
 
-    /// Every field that some column shows.
+    /// Every field that some column or report shows.
     pub fn fields(&self) -> BTreeSet<&Field> {
         let formats = self.files.iter().flat_map(|file| &file.formats).map(|f| &f.columns);
         let copies =
             self.files.iter().flat_map(|file| &file.copies).filter_map(|c| c.columns.as_ref());
-        formats.chain(copies).flatten().map(|column| &column.field).collect()
+        let reports =
+            self.files.iter().flat_map(|file| &file.formats).filter_map(|f| f.report.as_ref());
+        let reported = reports.flat_map(|mapping| mapping.fields());
+        formats.chain(copies).flatten().map(|column| &column.field).chain(reported).collect()
     }
 
     /// Every template that a rule chooses by itself; those that directives name come on top.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use jiff::SignedDuration;
 use outbox_config::parse_duration;
@@ -16,6 +17,9 @@ use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
 use super::toml_table::{Problems, Table, Value, hint};
 use crate::address::Address;
 use crate::column::{Column, Field};
+use crate::xarf::Mapping;
+
+mod xarf;
 
 /// Names whose value every mail gives itself.
 const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
@@ -166,7 +170,7 @@ impl Reader<'_> {
             condition,
             envelope_to,
             columns: self.optional(&mut table, "columns", Self::columns),
-            data: self.optional(&mut table, "data", Self::data).flatten(),
+            data: self.optional(&mut table, "data", Self::data_of_copy).flatten(),
             substitutions: self
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
@@ -184,16 +188,18 @@ impl Reader<'_> {
         let condition = self.condition(&mut table);
         let postpone = self.optional(&mut table, "postpone", Self::postpone);
         let columns = table.require("columns", &mut self.problems).map(|value| self.columns(value));
+        let data = self
+            .optional(&mut table, "data", Self::data)
+            .flatten()
+            .unwrap_or(DataRule::Always(Data::Inline));
         let format = Format {
             name: name.unwrap_or_default().to_owned(),
             line,
             condition,
             postpone: postpone.unwrap_or_default(),
             columns: columns.unwrap_or_default(),
-            data: self
-                .optional(&mut table, "data", Self::data)
-                .flatten()
-                .unwrap_or(DataRule::Always(Data::Inline)),
+            report: self.report(&mut table, &data).map(Rc::new),
+            data,
             substitutions: self
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
@@ -201,6 +207,32 @@ impl Reader<'_> {
         };
         table.deny_unknown(&mut self.problems);
         format
+    }
+
+    /// What `data` asks for, if it asks for reports.
+    fn report(&mut self, table: &mut Table, data: &DataRule) -> Option<Mapping> {
+        let xarf = table.get("xarf");
+        let mut versions: Vec<_> = data.all().into_iter().filter(|data| data.is_report()).collect();
+        versions.dedup();
+        match (xarf, versions.as_slice()) {
+            (None, []) => None,
+            (Some(value), [version]) => self.xarf(value, *version),
+            (Some(value), []) => {
+                let message = "`xarf` is for `data = \"xarf-0.2\"` and `data = \"xarf-4\"` only";
+                self.problems.report(value.key_offset, message);
+                None
+            }
+            (None, _) => {
+                let message = format!("{} lacks the table `xarf` for its reports", table.title());
+                self.problems.report(table.offset, message);
+                None
+            }
+            (Some(value), _) => {
+                let message = "a format has reports of one version: make another for the other";
+                self.problems.report(value.key_offset, message);
+                None
+            }
+        }
     }
 
     fn condition(&mut self, table: &mut Table) -> Condition {
@@ -372,6 +404,16 @@ impl Reader<'_> {
             }
         }
         Some(DataRule::ByEventDataFormat(cases))
+    }
+
+    /// A copy has a report only if the mail has it.
+    fn data_of_copy(&mut self, value: Value) -> Option<DataRule> {
+        let data = self.data(value)?;
+        if data.all().iter().any(|data| data.is_report()) {
+            let message = "a copy has a report where the mail has one, and no other";
+            value.report(&mut self.problems, message);
+        }
+        Some(data)
     }
 
     fn data_named(&mut self, name: &str, value: &Value) -> Option<Data> {

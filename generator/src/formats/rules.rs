@@ -1,6 +1,7 @@
 //! The rules as they were read from the files. Plain data.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::condition::Condition;
 use super::pattern::Patterns;
@@ -8,6 +9,7 @@ use super::plan::{Data, TemplateChoice, Text};
 use super::postpone::Postpone;
 use crate::address::Address;
 use crate::column::Column;
+use crate::xarf::Mapping;
 
 /// Texts for a template, by the name it uses.
 pub(super) type Texts = BTreeMap<String, Text>;
@@ -50,6 +52,8 @@ pub(super) struct Format {
     pub(super) postpone: Postpone,
     pub(super) columns: Vec<Column>,
     pub(super) data: DataRule,
+    /// How an event becomes a report, where some data is one.
+    pub(super) report: Option<Rc<Mapping>>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
 }
@@ -64,6 +68,14 @@ pub(super) enum DataRule {
 }
 
 impl DataRule {
+    /// All that it can choose.
+    pub(super) fn all(&self) -> Vec<Data> {
+        match self {
+            Self::Always(data) => vec![*data],
+            Self::ByEventDataFormat(cases) => cases.iter().map(|(data, _)| *data).collect(),
+        }
+    }
+
     /// `None` if the rule has nothing for a group with this format.
     pub(super) fn choose(&self, event_data_format: &str) -> Option<Data> {
         match self {

@@ -61,9 +61,12 @@ const KEYS: &[&str] = &[
     "review.hold_new",
     "metrics.file",
     "metrics.listen",
-    // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
-    "xarf_schemacache",
+    "xarf.org",
+    "xarf.contact",
+    "xarf.domain",
     "xarf_reportdomain",
+    // Of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
+    "xarf_schemacache",
 ];
 
 /// What is wrong with the configuration. The texts name file and key.
