@@ -10,7 +10,7 @@ use crate::fate::Fate;
 use crate::group::{Group, ids};
 use crate::render::rehearse;
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Tools, claims, definitions, reporter, sender, templates};
+use crate::tools::{Tools, claims};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -28,15 +28,7 @@ struct Line {
 
 /// Prints them.
 pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
-    let sender = sender(config)?;
-    let mut tools = Tools {
-        envelope_from: (&sender.address).into(),
-        reporter: reporter(config, &sender)?,
-        sender,
-        definitions: definitions(config)?,
-        templates: templates(config)?,
-        signer: None,
-    };
+    let mut tools = Tools::without_key(config)?;
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;
     database.event.password()?;

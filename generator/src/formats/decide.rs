@@ -18,7 +18,12 @@ impl Definitions {
     ///
     /// Fails if that format asks for something of the group that the group does not have.
     pub fn decide(&self, group: &Group, now: Timestamp) -> Result<Option<Decision>, DecideError> {
-        let mut given = Given { key: &group.key, files: Vec::new(), copies: Vec::new() };
+        let mut given = Given {
+            key: &group.key,
+            events: group.events().len(),
+            files: Vec::new(),
+            copies: Vec::new(),
+        };
         for file in &self.files {
             given.add(file);
             for format in &file.formats {
@@ -50,6 +55,8 @@ fn takes(format: &Format, key: &GroupKey) -> Option<Data> {
 /// What the files so far give to a group's mails, whatever format takes it.
 struct Given<'d> {
     key: &'d GroupKey,
+    /// How many events the group has.
+    events: usize,
     files: Vec<&'d File>,
     copies: Vec<&'d Copy>,
 }
@@ -62,33 +69,43 @@ impl<'d> Given<'d> {
 
     fn plan(&self, name: FormatName, format: &Format, data: Data) -> Plan {
         let template = format.template.clone();
+        // A report is about one event, which is no part of anything for who reads it.
+        let one = data.is_report().then_some(NonZeroUsize::MIN);
+        let split_after = one.or(format.split_after);
+        let split = one.is_none() && split_after.is_some_and(|most| self.events > most.get());
         let mail = MailPlan {
             columns: format.columns.clone(),
             data,
             report: format.report.clone().filter(|_| data.is_report()),
-            substitutions: self.substitutions(data, &[&format.substitutions]),
+            csv: format.csv,
+            compress: format.compress,
+            substitutions: self.substitutions(data, split, &[&format.substitutions]),
             template: template
                 .unwrap_or_else(|| TemplateChoice::Named(self.key.template_name.clone())),
             envelope_to: None,
             mark_sent: true,
             ticket: TicketOf::Own,
         };
-        let copies = self.copies.iter().map(|copy| self.copy(copy, format, &mail));
+        let copies = self.copies.iter().map(|copy| self.copy(copy, format, split, &mail));
         let copies: Vec<_> = copies.collect();
         let mails = std::iter::once(mail).chain(copies).collect();
-        // A report is about one event.
-        let split_after = data.is_report().then_some(NonZeroUsize::MIN);
         Plan { format: name, mails, split_after }
     }
 
-    fn copy(&self, copy: &Copy, format: &Format, mail: &MailPlan) -> MailPlan {
+    fn copy(&self, copy: &Copy, format: &Format, split: bool, mail: &MailPlan) -> MailPlan {
         let own = copy.data.as_ref().and_then(|rule| rule.choose(&self.key.event_data_format));
         let data = own.unwrap_or(mail.data);
         MailPlan {
             columns: copy.columns.as_ref().unwrap_or(&mail.columns).clone(),
             data,
             report: mail.report.clone().filter(|_| data.is_report()),
-            substitutions: self.substitutions(data, &[&format.substitutions, &copy.substitutions]),
+            csv: copy.csv.unwrap_or(mail.csv),
+            compress: copy.compress.or(mail.compress),
+            substitutions: self.substitutions(
+                data,
+                split,
+                &[&format.substitutions, &copy.substitutions],
+            ),
             template: copy.template.as_ref().unwrap_or(&mail.template).clone(),
             envelope_to: Some(copy.envelope_to.clone()),
             mark_sent: false,
@@ -97,13 +114,16 @@ impl<'d> Given<'d> {
     }
 
     /// The later file wins, and what is more particular wins over what is more general.
-    fn substitutions(&self, data: Data, own: &[&Texts]) -> Texts {
+    fn substitutions(&self, data: Data, split: bool, own: &[&Texts]) -> Texts {
         let mut texts = Texts::new();
         for file in &self.files {
             let for_data = file.substitutions_for_data.get(&data);
             let when = file.substitutions_when.iter().find(|rule| rule.condition.matches(self.key));
             texts.extend(file.substitutions.clone());
             texts.extend(for_data.cloned().unwrap_or_default());
+            if split {
+                texts.extend(file.substitutions_if_split.clone());
+            }
             texts.extend(when.map(|rule| rule.set.clone()).unwrap_or_default());
         }
         for set in own {

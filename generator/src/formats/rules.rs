@@ -1,14 +1,16 @@
 //! The rules as they were read from the files. Plain data.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 use super::condition::Condition;
-use super::pattern::Patterns;
-use super::plan::{Data, TemplateChoice, Text};
+use super::plan::{Compress, Data, TemplateChoice, Text};
 use super::postpone::Postpone;
 use crate::address::Address;
 use crate::column::Column;
+use crate::pattern::Patterns;
+use crate::table::TableOptions;
 use crate::xarf::Mapping;
 
 /// Texts for a template, by the name it uses.
@@ -20,6 +22,7 @@ pub(super) struct File {
     pub(super) name: String,
     pub(super) substitutions: Texts,
     pub(super) substitutions_for_data: BTreeMap<Data, Texts>,
+    pub(super) substitutions_if_split: Texts,
     pub(super) substitutions_when: Vec<ConditionalTexts>,
     pub(super) copies: Vec<Copy>,
     pub(super) formats: Vec<Format>,
@@ -39,6 +42,8 @@ pub(super) struct Copy {
     pub(super) envelope_to: Vec<Address>,
     pub(super) columns: Option<Vec<Column>>,
     pub(super) data: Option<DataRule>,
+    pub(super) csv: Option<TableOptions>,
+    pub(super) compress: Option<Compress>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
 }
@@ -54,6 +59,9 @@ pub(super) struct Format {
     pub(super) data: DataRule,
     /// How an event becomes a report, where some data is one.
     pub(super) report: Option<Rc<Mapping>>,
+    pub(super) csv: TableOptions,
+    pub(super) compress: Option<Compress>,
+    pub(super) split_after: Option<NonZeroUsize>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
 }

@@ -58,13 +58,9 @@ fn written(data: &str, xarf: &str) -> Rc<Mapping> {
 }
 
 fn inet(text: &str) -> Value {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address.parse().unwrap(), prefix.parse().unwrap()),
-        None => {
-            let address: std::net::IpAddr = text.parse().unwrap();
-            (address, if address.is_ipv4() { 32 } else { 128 })
-        }
-    };
+    let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let address: std::net::IpAddr = address.parse().unwrap();
+    let prefix = prefix.parse().unwrap_or(if address.is_ipv4() { 32 } else { 128 });
     Value::Inet(Inet { address, prefix, cidr: false })
 }
 
@@ -376,9 +372,11 @@ fn evidence_goes_with_the_report_and_the_report_says_so() {
 
 // ---- X-ARF 4 ----
 
+type Needs = &'static [(&'static str, &'static str)];
+
 /// The types that are shipped: the format, category and type, the fields that the schema asks for
 /// beside those of the core, and the field of the event without which each is missing.
-const TYPES: [(&str, &str, &str, &[(&str, &str)]); 4] = [
+const TYPES: [(&str, &str, &str, Needs); 4] = [
     ("infrastructure-botnet_4", "infrastructure", "botnet", &[]),
     (
         "vulnerability-open-service_4",
