@@ -22,6 +22,9 @@ use crate::xarf::{self, Report};
 
 mod quoted_printable;
 
+#[cfg(test)]
+mod report_tests;
+
 /// Everything that a mail says.
 #[derive(Clone, Copy, Debug)]
 pub struct Letter<'a> {
@@ -139,13 +142,12 @@ pub fn compose(letter: &Letter<'_>, signer: Option<&mut dyn Signer>) -> Result<V
         Some(signer) => (signed(content, letter.message_id, signer)?, None),
         None => (content, is_plain_report.then_some("PLAIN")),
     };
-    let mail = head(letter).header("Message-ID", Raw::new(letter.message_id.as_str()));
-    Ok(with_xarf(mail, xarf).body(body).write_to_vec().expect("a vector takes everything"))
+    Ok(with_xarf(head(letter), xarf).body(body).write_to_vec().expect("a vector takes everything"))
 }
 
-/// The header of a mail, but for what identifies it and says what it is made of.
+/// The header of a mail, but for what says what it is made of.
 fn head<'a>(letter: &Letter<'a>) -> MessageBuilder<'a> {
-    let Letter { from, to, subject, date, ticket, .. } = *letter;
+    let Letter { from, to, subject, date, message_id, ticket, .. } = *letter;
     let address = |address: &'_ Address| AddressList::from(address.as_str().to_owned());
     let mut mail = MessageBuilder::new()
         .from(AddressList::new_address(from.name.as_deref(), from.address.as_str()))
@@ -156,6 +158,7 @@ fn head<'a>(letter: &Letter<'a>) -> MessageBuilder<'a> {
         mail.subject(subject)
     };
     mail.date(date.as_second())
+        .header("Message-ID", Raw::new(message_id.as_str()))
         .header("MIME-Version", Raw::new("1.0"))
         // RFC 3834, 5: no vacation notice answers this. The next line says it to Exchange.
         .header("Auto-Submitted", Raw::new("auto-generated"))
@@ -171,7 +174,8 @@ fn with_xarf<'a>(mail: MessageBuilder<'a>, value: Option<&'a str>) -> MessageBui
     }
 }
 
-/// The mail in a mail that X-ARF 0.2 signs: a report that is one without its cover, too.
+/// The mail in a mail that X-ARF 0.2 signs. It is the same mail without a signature, so that a
+/// program can take it out and read it as if it had come like that.
 fn enclosed(letter: &Letter<'_>, content: MimePart<'_>) -> Result<MimePart<'static>, MailError> {
     // RFC 3156, 3: what is signed is 7-bit.
     for (header, address) in
