@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, anyhow, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use outbox::{Envelope, NewMail, Ticket};
 use outbox_config::size_words;
 
@@ -49,7 +49,9 @@ pub fn render(
     let own = tickets.len() / parts.len().max(1);
     let render = |part: Part| {
         let tickets = &tickets[own * (part.number - 1)..][..own];
-        let occasion = Occasion::new(group, &part, events, now);
+        // Copies are known as such by the instant that they share with their mail alone.
+        let after = SignedDuration::from_micros(i64::try_from(part.number - 1).unwrap_or(0));
+        let occasion = Occasion::new(group, &part, events, now + after);
         let mails = occasion.and_then(|occasion| occasion.letters(tools, plan, tickets));
         Rendered { part, mails }
     };

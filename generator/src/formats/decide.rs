@@ -117,7 +117,7 @@ impl<'d> Given<'d> {
     fn substitutions(&self, data: Data, split: bool, own: &[&Texts]) -> Texts {
         let mut texts = Texts::new();
         for file in &self.files {
-            let for_data = file.substitutions_for_data.get(&data);
+            let for_data = file.substitutions_for_data.get(&data.place());
             let when = file.substitutions_when.iter().find(|rule| rule.condition.matches(self.key));
             texts.extend(file.substitutions.clone());
             texts.extend(for_data.cloned().unwrap_or_default());

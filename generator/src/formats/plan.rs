@@ -113,6 +113,14 @@ pub enum Data {
 impl Data {
     pub(super) const ALL: [Self; 4] = [Self::Inline, Self::Attachment, Self::Xarf02, Self::Xarf4];
 
+    /// The places of the table, by which substitutions can differ.
+    pub(super) const PLACES: [Self; 2] = [Self::Inline, Self::Attachment];
+
+    /// Where the table stands: a report changes nothing about that.
+    pub(super) fn place(self) -> Self {
+        if self.is_report() { Self::Inline } else { self }
+    }
+
     /// The name in a definition.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -148,7 +148,7 @@ impl Reader<'_> {
             return BTreeMap::new();
         };
         let mut texts = BTreeMap::new();
-        for data in Data::ALL {
+        for data in Data::PLACES {
             if let Some(set) = table.get(data.as_str()) {
                 texts.insert(data, self.texts(set));
             }
