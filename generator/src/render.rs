@@ -12,7 +12,7 @@ use crate::column::Field;
 use crate::event::Event;
 use crate::facts::Facts;
 use crate::formats::{Compress, Data, MailPlan, Plan, Text, TicketOf};
-use crate::group::{EventId, Group};
+use crate::group::{EventId, Group, ids};
 use crate::mail::{Attachment, Letter, MessageId, With, compose};
 use crate::openpgp::Signer;
 use crate::pack::{Packed, pack};
@@ -224,8 +224,10 @@ impl<'a> Occasion<'a> {
 
     /// The one event of a part that is reported.
     fn event(&self) -> anyhow::Result<&Event> {
-        let id = self.part.event_ids.first().context("a report is about no event")?;
-        self.events.get(id).with_context(|| format!("event {id} is gone"))
+        let event = self.part.event_ids.first().and_then(|id| self.events.get(id));
+        event.with_context(|| {
+            format!("event {} is gone", ids(self.part.event_ids.iter().map(|id| id.0)))
+        })
     }
 
     /// The table in a compressed file, if it is large enough for the plan to want that.

@@ -35,8 +35,8 @@ fn each_group_of_the_sample_events_becomes_a_mail_that_gnupg_and_python_read_but
     // A report in X-ARF is about one event: such a group has a mail for each.
     let expected: Vec<Vec<i64>> = (mailed.iter())
         .flat_map(|group| {
-            let size = if group.format == "xarf" { 1 } else { group.directives.len() };
-            group.directives.chunks(size).map(<[i64]>::to_vec)
+            let most = if group.format == "xarf" { 1 } else { group.directives.len() };
+            group.directives.chunks(most).map(<[i64]>::to_vec)
         })
         .collect();
     for group in &failed {

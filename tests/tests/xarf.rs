@@ -5,7 +5,7 @@ use outbox_tests::site::Site;
 use outbox_tests::{mail, programs};
 use serde_json::{Value, json};
 
-fn event(directive: Directive, source_port: Value) -> Value {
+fn event(directive: Directive, source_port: u32) -> Value {
     let mut event = directive.event();
     let values = json!({
         "source.ip": "2001:db8::38",
@@ -46,10 +46,10 @@ fn an_event_that_can_not_be_reported_fails_alone_and_is_told_with_the_rule() {
     site.set("xarf", reporter.clone());
     site.set("xarf_reportdomain", json!("ids.cert.example"));
     let ids = site.insert([
-        &event(botnet(), json!(49008)),
-        &event(botnet(), json!(0)),
-        &event(botnet(), json!(49010)),
-        &event(bot_infection(), json!(49011)),
+        &event(botnet(), 49008),
+        &event(botnet(), 0),
+        &event(botnet(), 49010),
+        &event(bot_infection(), 49011),
     ]);
 
     let run = site.generator(&["run", "--all"]).expect(1);
@@ -66,7 +66,7 @@ fn an_event_that_can_not_be_reported_fails_alone_and_is_told_with_the_rule() {
     let files: Vec<_> = (sidecars.iter())
         .map(|sidecar| site.outbox().join("new").join(sidecar["id"].as_str().expect("an id")))
         .collect();
-    let mut reported = Vec::new();
+    let mut ports = Vec::new();
     for (sidecar, read) in sidecars.iter().zip(mail::read(&files, Some(site.gnupg().home()))) {
         assert_eq!(sidecar["directive_ids"].as_array().map(Vec::len), Some(1));
         assert_eq!(read.signed_by.as_deref(), Some(site.gnupg().fingerprint()), "{}", read.gpg);
@@ -81,10 +81,10 @@ fn an_event_that_can_not_be_reported_fails_alone_and_is_told_with_the_rule() {
         assert_eq!(report["source_identifier"], "2001:db8::38");
         assert_eq!(report["timestamp"], "2026-11-24T10:11:12Z");
         assert_eq!((&report["reporter"], &report["sender"]), (&reporter, &reporter));
-        reported.push(report["source_port"].as_i64().expect("a port"));
+        ports.push(report["source_port"].as_i64().expect("a port"));
     }
-    reported.sort_unstable();
-    assert_eq!(reported, [49008, 49010]);
+    ports.sort_unstable();
+    assert_eq!(ports, [49008, 49010]);
 
     // The others' directives are claimed, this one is tried again, and told again.
     let run = site.generator(&["run", "--all"]).expect(1);
@@ -97,7 +97,7 @@ fn an_event_that_can_not_be_reported_fails_alone_and_is_told_with_the_rule() {
 fn a_report_that_is_not_signed_is_plain_and_its_copy_is_the_same_report() {
     let copy = "[[copy]]\nwhen = { notification_format = \"xarf\" }\nenvelope_to = \"archive@cert.example\"\n";
     let site = Site::new(programs!()).unsigned().template("formats/05-copy.toml", copy).build();
-    site.insert([&event(bot_infection(), json!(49008)), &event(botnet(), json!(49008))]);
+    site.insert([&event(bot_infection(), 49008), &event(botnet(), 49008)]);
     site.generator(&["run", "--all"]).expect(0).line("INFO", &["done", "mails=2", "copies=2"]);
     let mails: Vec<String> = (site.listed("new").iter())
         .map(|file| std::fs::read_to_string(file).expect("a mail"))
@@ -117,7 +117,7 @@ fn a_report_that_is_not_signed_is_plain_and_its_copy_is_the_same_report() {
 #[test]
 fn a_setting_that_can_not_be_is_told_before_anything_is_written() {
     let mut site = Site::new(programs!()).unsigned().build();
-    site.insert([&event(botnet(), json!(49008))]);
+    site.insert([&event(botnet(), 49008)]);
     for (key, value) in [
         ("xarf", json!({"contact": "nobody"})),
         ("xarf", json!({"domain": "a b"})),

@@ -161,9 +161,9 @@ fn a_report_of_x_arf_0_2_that_is_not_signed_is_plain() {
 #[test]
 fn a_signed_one_is_secure_and_encloses_a_plain_one() {
     let home = Home::with_key("Judge <judge@cert.example>");
-    let mut signer = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
+    let mut key = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
     let desk = Desk::new();
-    let mail = desk.compose(&plain(Some(evidence())), Some(&mut signer));
+    let mail = desk.compose(&plain(Some(evidence())), Some(&mut key));
     assert_eq!(mail["fields"]["x-xarf"], "SECURE");
     assert_eq!(mail["type"], "multipart/signed");
     let parts = mail["parts"].as_array().unwrap();
@@ -193,10 +193,10 @@ fn a_signed_one_is_secure_and_encloses_a_plain_one() {
 #[test]
 fn what_is_enclosed_has_no_address_that_is_not_ascii() {
     let home = Home::with_key("Judge <judge@cert.example>");
-    let mut signer = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
+    let mut key = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
     let desk = Desk { to: vec!["grüße@isp.example".parse().unwrap()], ..Desk::new() };
     let report = plain(None);
-    let error = compose(&desk.letter(&report), Some(&mut signer)).unwrap_err().to_string();
+    let error = compose(&desk.letter(&report), Some(&mut key)).unwrap_err().to_string();
     assert!(error.starts_with("failed to write the header To: there is a character"), "{error}");
     compose(&desk.letter(&report), None).expect("no mail in a mail");
 }
@@ -204,11 +204,11 @@ fn what_is_enclosed_has_no_address_that_is_not_ascii() {
 #[test]
 fn a_report_of_x_arf_4_is_a_feedback_report_signed_or_not() {
     let home = Home::with_key("Judge <judge@cert.example>");
-    let mut signer = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
+    let mut key = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
     let desk = Desk::new();
     let report = Report::Json("{\n  \"xarf_version\": \"4.2.0\",\n  \"x\": \"Grüße\"\n}".into());
     let unsigned = desk.compose(&report, None);
-    let signed = desk.compose(&report, Some(&mut signer));
+    let signed = desk.compose(&report, Some(&mut key));
     assert!(desk.verifies(home.path()));
     assert_eq!(signed["type"], "multipart/signed");
     for (mail, content) in [(&unsigned, &unsigned), (&signed, &signed["parts"][0])] {

@@ -370,6 +370,37 @@ fn evidence_goes_with_the_report_and_the_report_says_so() {
     fails(&mapping, with("!"), "evidence (from raw) must be base64, and is not");
 }
 
+/// The blocks of a text that are indented by four, without that.
+fn indented(text: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in text.lines() {
+        let last = blocks.last_mut().unwrap();
+        match line.strip_prefix("    ") {
+            Some(line) => last.extend([line, "\n"]),
+            None if line.is_empty() && !last.is_empty() => last.push('\n'),
+            None if last.is_empty() => {}
+            None => blocks.push(String::new()),
+        }
+    }
+    blocks
+}
+
+#[test]
+fn the_example_in_the_documents_makes_the_report_that_stands_there() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/formats.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let (_, section) = docs.split_once("\n## X-ARF\n").unwrap();
+    let blocks = indented(section);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("25-example.toml"), &blocks[0]).unwrap();
+    let report = yaml(&mapping_in(folder.path(), "bots"), Columns::new());
+    assert_eq!(report.trim_end(), blocks[1].trim_end());
+
+    let error = Columns::new().with("source.port", Value::Integer(0));
+    let error = make(&shipped("infrastructure-botnet_4"), error).unwrap_err();
+    assert_eq!(error.to_string(), blocks[2].trim_end());
+}
+
 // ---- X-ARF 4 ----
 
 type Needs = &'static [(&'static str, &'static str)];
