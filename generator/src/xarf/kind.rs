@@ -1,7 +1,7 @@
 //! What a value of a report must be, and how a value of an event becomes one.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use jiff::Timestamp;
 use serde_json::Value as Json;
@@ -194,9 +194,26 @@ fn is_uri(text: &str) -> bool {
         && !rest.is_empty()
         && rest.chars().all(|c| c == '%' || literal(c))
         && rest.match_indices('%').all(escaped)
-        // RFC 3986, 3.5: one fragment at most. 3.2.2: brackets stand around an address only.
+        // RFC 3986, 3.5: one fragment at most.
         && rest.matches('#').count() <= 1
-        && (!rest.contains(['[', ']']) || rest.starts_with("//"))
+        && brackets_are_right(rest)
+}
+
+/// Whether square brackets stand only around the address that is the host (RFC 3986, 3.2.2).
+fn brackets_are_right(rest: &str) -> bool {
+    const BRACKETS: [char; 2] = ['[', ']'];
+    let (authority, path) = match rest.strip_prefix("//") {
+        Some(rest) => rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())),
+        None => ("", rest),
+    };
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let host_is_right = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        None => !host.contains(BRACKETS),
+        Some((address, port)) => {
+            address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || port.starts_with(':'))
+        }
+    };
+    host_is_right && !user.contains(BRACKETS) && !path.contains(BRACKETS)
 }
 
 fn is_tag(text: &str) -> bool {
@@ -284,6 +301,10 @@ mod tests {
             "http://a/\"x\"",
             "http://a/%zz",
             "http://a/%2",
+            "http://a/?b[]=1",
+            "http://[a]/",
+            "http://[::1]x/",
+            "http://[::1/",
             "http://a/#b#c",
             "http://a\r\nb",
             "",
