@@ -6,6 +6,7 @@
 //! both signed and written. All of it is 7-bit with CRLF, and no line is longer than 998 octets
 //! (RFC 5322, 2.1.1), but that an address can bring non-ASCII characters to the head (RFC 6532).
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use outbox::Ticket;
 
 use crate::address::{Address, Mailbox};
 use crate::openpgp::{SignError, Signer};
-use crate::xarf::{self, Report};
+use crate::xarf::{self, Evidence, Report};
 
 mod quoted_printable;
 
@@ -230,19 +231,18 @@ fn content<'a>(letter: &Letter<'a>) -> MimePart<'a> {
     let text = text(ContentType::new("text/plain"), letter.body);
     match letter.with {
         With::Nothing => text,
-        With::File(file) => mixed(letter, vec![text, attachment(file)]),
+        With::File(Attachment { file_name, content_type, bytes }) => {
+            mixed(letter, vec![text, attachment(file_name, content_type, bytes)])
+        }
         With::Report(Report::Plain { yaml, evidence }) => {
             let report = ContentType::new("text/plain")
                 .attribute("charset", "utf-8")
                 .attribute("name", "report.txt");
             let mut parts = vec![text, self::text(report, yaml)];
-            parts.extend(evidence.as_ref().map(|evidence| {
-                let content_type = &evidence.content_type;
-                attachment(Attachment {
-                    file_name: "evidence",
-                    content_type,
-                    bytes: &evidence.bytes,
-                })
+            parts.extend(evidence.as_ref().map(|Evidence { content_type, bytes, .. }| {
+                let is_text = content_type.starts_with("text/") && str::from_utf8(bytes).is_ok();
+                let charset = if is_text { "; charset=utf-8" } else { "" };
+                attachment("evidence", format!("{content_type}{charset}"), bytes)
             }));
             mixed(letter, parts)
         }
@@ -255,11 +255,8 @@ fn content<'a>(letter: &Letter<'a>) -> MimePart<'a> {
             let feedback = MimePart::new("message/feedback-report", feedback.into_bytes())
                 .transfer_encoding("7bit")
                 .inline();
-            let json = attachment(Attachment {
-                file_name: "xarf.json",
-                content_type: "application/json; name=xarf.json",
-                bytes: json.as_bytes(),
-            });
+            let name = "xarf.json";
+            let json = attachment(name, format!("application/json; name={name}"), json.as_bytes());
             let report = ContentType::new("multipart/report")
                 .attribute("report-type", "feedback-report")
                 .attribute("boundary", letter.message_id.boundary("report"));
@@ -278,7 +275,11 @@ fn mixed<'a>(letter: &Letter<'_>, parts: Vec<MimePart<'a>>) -> MimePart<'a> {
     MimePart::new(ContentType::new("multipart/mixed").attribute("boundary", boundary), parts)
 }
 
-fn attachment(Attachment { file_name, content_type, bytes }: Attachment<'_>) -> MimePart<'_> {
+fn attachment<'a>(
+    file_name: &'a str,
+    content_type: impl Into<Cow<'a, str>>,
+    bytes: &'a [u8],
+) -> MimePart<'a> {
     // Were the type not raw, mail-builder would see text and write line ends of its own choice.
     MimePart {
         headers: vec![("Content-Type".into(), Raw::new(content_type).into())],

@@ -146,6 +146,7 @@ fn assert_plain(mail: &Value, evidence: bool) {
             (&json!("text/plain"), &json!("evidence"))
         );
         assert_eq!(parts[2]["body"], "a log\nFrom it\n");
+        assert_eq!(parts[2]["fields"]["content-type"], "text/plain; charset=utf-8");
     }
 }
 

@@ -345,6 +345,17 @@ fn a_type_that_the_definition_names_is_that_of_the_value() {
     fails(&named("source.ip", "ipv6"), Columns::new(), "Source must be ipv6, not \"192.0.2.38\"");
     let why = "Source must be ip-address, not \"login.bank.example\"";
     fails(&named("source.fqdn", "ip-address"), Columns::new(), why);
+    for (source, kind, value) in [
+        ("source.fqdn", "uri", "login.bank.example"),
+        ("source.ip", "domain", "192.0.2.38"),
+        ("source.fqdn", "email", "login.bank.example"),
+    ] {
+        fails(
+            &named(source, kind),
+            Columns::new(),
+            &format!("Source must be {kind}, not {value:?}"),
+        );
+    }
 }
 
 #[test]

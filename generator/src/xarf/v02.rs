@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::kind::{self, Kind};
 use super::mapping::Mapping;
 use super::{Evidence, ReportError, Reporter, USER_AGENT};
+use crate::address::Address;
 use crate::event::Event;
 
 /// The keys that must be there and that an event gives.
@@ -95,12 +96,13 @@ pub fn yaml(
 /// The type of a source or destination: what the definition says, or that of an address.
 fn subject_type(value: &str, named: Option<&str>) -> Result<String, String> {
     let address: Option<IpAddr> = value.parse().ok();
-    let fits = match (named, address) {
-        (None | Some("ip-address"), Some(_)) => true,
-        (Some("ipv4"), Some(address)) => address.is_ipv4(),
-        (Some("ipv6"), Some(address)) => address.is_ipv6(),
-        (None | Some("ip-address" | "ipv4" | "ipv6"), _) => false,
-        (Some(_), _) => true,
+    let fits = match named {
+        Some("ipv4") => address.is_some_and(|address| address.is_ipv4()),
+        Some("ipv6") => address.is_some_and(|address| address.is_ipv6()),
+        Some("uri") => Kind::Uri.fit(value.into()).is_ok(),
+        Some("domain") => Kind::Host.fit(value.into()).is_ok() && address.is_none(),
+        Some("email") => value.parse::<Address>().is_ok(),
+        _ => address.is_some(),
     };
     match (named, address) {
         (Some(named), _) if fits => Ok(named.to_owned()),
