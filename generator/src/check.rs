@@ -13,7 +13,9 @@ use outbox_config::{Config, Failure};
 
 use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
-use crate::tools::{claims, definitions, destinations, envelope_from, openpgp, sender, templates};
+use crate::tools::{
+    claims, definitions, destinations, envelope_from, openpgp, reporter, sender, templates,
+};
 
 /// Checks all of it.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -31,6 +33,7 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 fn check_sender(config: &Config) -> anyhow::Result<String> {
     let sender = sender(config).map_err(Failure::into_error)?;
     let envelope_from = envelope_from(config, &sender).map_err(Failure::into_error)?;
+    reporter(config, &sender).map_err(Failure::into_error)?;
     let destinations =
         destinations(config, &sender, &envelope_from).map_err(Failure::into_error)?;
     let sender = sender.address;

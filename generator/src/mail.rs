@@ -1,7 +1,8 @@
 //! The bytes of a notification mail: bare, signed or encrypted.
 //!
-//! A bare mail is text, or text and an attachment in `multipart/mixed`. What protects it is put
-//! around that by `protected`. All of it is 7-bit with CRLF, and no line is longer than 998 octets
+//! A bare mail is text, or text and an attachment in `multipart/mixed`, or text and a report (see
+//! [`crate::xarf`]). What protects it is put around that by `protected`. All of it is 7-bit with
+//! CRLF, and no line is longer than 998 octets
 //! (RFC 5322, 2.1.1), but that an address can bring non-ASCII characters to the head (RFC 6532).
 
 use std::borrow::Cow;
@@ -19,10 +20,14 @@ use mail_builder::mime::{BodyPart, MimePart};
 use outbox::Ticket;
 
 use crate::address::{Address, Mailbox};
-use crate::openpgp::{EncryptError, Protection, SignError};
+use crate::openpgp::{EncryptError, Protection, SignError, Wrapping};
+use crate::xarf::{self, Evidence, Report};
 
 mod protected;
 mod quoted_printable;
+
+#[cfg(test)]
+mod report_tests;
 
 /// The fields of a header, in order.
 type Fields<'a> = Vec<(Cow<'a, str>, HeaderType<'a>)>;
@@ -38,14 +43,25 @@ pub struct Letter<'a> {
     pub subject: &'a str,
     /// The text.
     pub body: &'a str,
-    /// Data that comes with the text.
-    pub attachment: Option<Attachment<'a>>,
+    /// What comes with the text.
+    pub with: With<'a>,
     /// When it was composed. The header has full seconds.
     pub date: Timestamp,
     /// Its own identification.
     pub message_id: &'a MessageId,
     /// The ticket that it is known by.
     pub ticket: &'a Ticket,
+}
+
+/// What comes with a mail's text.
+#[derive(Clone, Copy, Debug)]
+pub enum With<'a> {
+    /// Nothing.
+    Nothing,
+    /// A file.
+    File(Attachment<'a>),
+    /// A report.
+    Report(&'a Report),
 }
 
 /// A file that comes with a mail.
@@ -128,15 +144,26 @@ impl fmt::Display for MessageId {
 pub fn compose(letter: &Letter<'_>, protection: Protection<'_>) -> Result<Vec<u8>, MailError> {
     check_headers(letter)?;
     let autocrypt = protection.autocrypt;
-    let (mut fields, body) =
-        protected::protect(fields(letter), content(letter), letter, protection)?;
+    let (mut fields, mut content) = (fields(letter), content(letter));
+    if let With::Report(Report::Plain { .. }) = letter.with {
+        let is_signed = matches!(protection.wrapping, Wrapping::Signature(_));
+        if is_signed {
+            content = enclosed(letter, content)?;
+        }
+        fields.push(xarf(if is_signed { "SECURE" } else { "PLAIN" }));
+    }
+    let (mut fields, body) = protected::protect(fields, content, letter, protection)?;
     // Not among the protected ones: the header is for clients that don't know us yet, and large.
     if let Some(autocrypt) = autocrypt {
         fields.push(("Autocrypt".into(), Raw::new(autocrypt).into()));
     }
+    Ok(written(fields, body))
+}
+
+fn written(fields: Fields<'_>, body: MimePart<'_>) -> Vec<u8> {
     let mut mail = MessageBuilder::new().body(body);
     mail.headers = fields;
-    Ok(mail.write_to_vec().expect("a vector takes everything"))
+    mail.write_to_vec().expect("a vector takes everything")
 }
 
 /// The header but for what tells of the content.
@@ -165,11 +192,41 @@ fn fields<'a>(letter: &Letter<'a>) -> Fields<'a> {
     ]
 }
 
+/// Says in the header that there is a report of X-ARF 0.2, and whether it is enclosed.
+fn xarf(value: &'static str) -> (Cow<'static, str>, HeaderType<'static>) {
+    ("X-XARF".into(), Raw::new(value).into())
+}
+
+/// The mail in a mail that X-ARF 0.2 signs. It is the same mail without a signature, so that a
+/// program can take it out and read it as if it had come like that.
+fn enclosed(letter: &Letter<'_>, content: MimePart<'_>) -> Result<MimePart<'static>, MailError> {
+    // RFC 3156, 3: what is signed is 7-bit.
+    for (header, address) in
+        letter.to.iter().map(|to| ("To", to)).chain([("From", &letter.from.address)])
+    {
+        if !address.as_str().is_ascii() {
+            let reason = "there is a character that no signed X-ARF report can carry".into();
+            return Err(MailError::Header { header, reason, value: address.to_string() });
+        }
+    }
+    let mut fields = fields(letter);
+    fields.push(xarf("PLAIN"));
+    let bytes = written(fields, content);
+    let name = ContentType::new("message/rfc822").attribute("name", "xarf.eml");
+    Ok(MimePart::new(name, BodyPart::Binary(bytes.into()))
+        // RFC 2046, 5.2.1: no other encoding is allowed here.
+        .transfer_encoding("7bit")
+        .attachment("xarf.eml"))
+}
+
 /// Refuses what could end a header and begin another. Addresses, ticket and Message-ID are of
 /// types that hold no such thing.
 fn check_headers(letter: &Letter<'_>) -> Result<(), MailError> {
     let name = letter.from.name.as_deref();
-    let attachment = letter.attachment;
+    let attachment = match letter.with {
+        With::File(attachment) => Some(attachment),
+        With::Nothing | With::Report(_) => None,
+    };
     let file_name = attachment.map(|attachment| attachment.file_name);
     let content_type = attachment.map(|attachment| attachment.content_type);
     for (header, value) in [
@@ -192,24 +249,66 @@ fn check_headers(letter: &Letter<'_>) -> Result<(), MailError> {
     Ok(())
 }
 
-/// What the mail is about: text, or text and attachment.
+/// What the mail is about: text, and what comes with it.
 fn content<'a>(letter: &Letter<'a>) -> MimePart<'a> {
-    let text = MimePart::new("text/plain", quoted_printable::encode(letter.body))
-        .transfer_encoding("quoted-printable");
-    let Some(Attachment { file_name, content_type, bytes }) = letter.attachment else {
-        return text;
-    };
+    let text = text(ContentType::new("text/plain"), letter.body);
+    match letter.with {
+        With::Nothing => text,
+        With::File(Attachment { file_name, content_type, bytes }) => {
+            mixed(letter, vec![text, attachment(file_name, content_type, bytes)])
+        }
+        With::Report(Report::Plain { yaml, evidence }) => {
+            let report = ContentType::new("text/plain")
+                .attribute("charset", "utf-8")
+                .attribute("name", "report.txt");
+            let mut parts = vec![text, self::text(report, yaml)];
+            parts.extend(evidence.as_ref().map(|Evidence { content_type, bytes, .. }| {
+                let is_text = content_type.starts_with("text/") && str::from_utf8(bytes).is_ok();
+                let charset = if is_text { "; charset=utf-8" } else { "" };
+                attachment("evidence", format!("{content_type}{charset}"), bytes)
+            }));
+            mixed(letter, parts)
+        }
+        With::Report(Report::Json(json)) => {
+            // RFC 5965, 2 and 3.1, with a type of feedback that X-ARF has of its own.
+            let feedback = format!(
+                "Feedback-Type: xarf\r\nUser-Agent: {}\r\nVersion: 1\r\n",
+                xarf::USER_AGENT
+            );
+            let feedback = MimePart::new("message/feedback-report", feedback.into_bytes())
+                .transfer_encoding("7bit")
+                .inline();
+            let name = "xarf.json";
+            let json = attachment(name, format!("application/json; name={name}"), json.as_bytes());
+            let report = ContentType::new("multipart/report")
+                .attribute("report-type", "feedback-report")
+                .attribute("boundary", letter.message_id.boundary("report"));
+            MimePart::new(report, vec![text, feedback, json])
+        }
+    }
+}
+
+fn text<'a>(content_type: ContentType<'a>, text: &str) -> MimePart<'a> {
+    MimePart::new(content_type, quoted_printable::encode(text))
+        .transfer_encoding("quoted-printable")
+}
+
+fn mixed<'a>(letter: &Letter<'_>, parts: Vec<MimePart<'a>>) -> MimePart<'a> {
+    let boundary = letter.message_id.boundary("mixed");
+    MimePart::new(ContentType::new("multipart/mixed").attribute("boundary", boundary), parts)
+}
+
+fn attachment<'a>(
+    file_name: &'a str,
+    content_type: impl Into<Cow<'a, str>>,
+    bytes: &'a [u8],
+) -> MimePart<'a> {
     // Were the type not raw, mail-builder would see text and write line ends of its own choice.
-    let attachment = MimePart {
+    MimePart {
         headers: vec![("Content-Type".into(), Raw::new(content_type).into())],
         contents: BodyPart::Binary(bytes.into()),
     }
-    .attachment(file_name);
-    let boundary = letter.message_id.boundary("mixed");
-    MimePart::new(
-        ContentType::new("multipart/mixed").attribute("boundary", boundary),
-        vec![text, attachment],
-    )
+    .attachment(file_name)
 }
 
 /// Text as encoded words (RFC 2047, 4.2), whatever it holds.
@@ -352,7 +451,12 @@ print(count)
             assert_fit_for_the_wire(&mail);
             let to: Vec<_> = letter.to.iter().map(|to| ["", to.as_str()]).collect();
             let name = letter.from.name.as_deref().unwrap_or_default();
-            let file = letter.attachment.map(|file| {
+            let file = match letter.with {
+                With::Nothing => None,
+                With::File(file) => Some(file),
+                With::Report(_) => panic!("the judge knows no reports"),
+            };
+            let file = file.map(|file| {
                 json!({"name": file.file_name, "type": file.content_type, "bytes": file.bytes})
             });
             let expected = json!({
@@ -435,7 +539,7 @@ print(count)
                 to: &self.to,
                 subject,
                 body,
-                attachment: None,
+                with: With::Nothing,
                 date: "2026-11-25T06:07:08.999Z".parse().unwrap(),
                 message_id: &self.message_id,
                 ticket: &self.ticket,
@@ -443,8 +547,8 @@ print(count)
         }
     }
 
-    pub(super) fn csv<'a>(file_name: &'a str, bytes: &'a [u8]) -> Attachment<'a> {
-        Attachment { file_name, content_type: "text/csv; charset=utf-8", bytes }
+    fn csv<'a>(file_name: &'a str, bytes: &'a [u8]) -> With<'a> {
+        With::File(Attachment { file_name, content_type: "text/csv; charset=utf-8", bytes })
     }
 
     const BODIES: [&str; 14] = [
@@ -489,7 +593,8 @@ print(count)
         for (index, body) in bodies.enumerate() {
             for name in [None, Some(NAMES[index % NAMES.len()])] {
                 let mut letter = desk.letter("CB-Report#20261125-10000042", body);
-                letter.attachment = name.map(|name| csv(name, data[index % data.len()]));
+                letter.with =
+                    name.map_or(With::Nothing, |name| csv(name, data[index % data.len()]));
                 court.add(&letter, Protection::default());
                 let mail = court.add(&letter, signed(&mut signer));
                 assert!(String::from_utf8(mail).unwrap().contains("micalg=\"pgp-sha256\""));
@@ -611,7 +716,7 @@ print(count)
     fn the_same_letter_gives_the_same_bytes() {
         let desk = Desk::new();
         let mut letter = desk.letter("Meldung über alles", "body\n");
-        letter.attachment = Some(csv("events.csv", b"\"a\"\r\n"));
+        letter.with = csv("events.csv", b"\"a\"\r\n");
         assert_eq!(
             compose(&letter, Protection::default()).unwrap(),
             compose(&letter, Protection::default()).unwrap()
@@ -622,7 +727,7 @@ print(count)
     fn the_whole_of_a_mail_with_an_attachment() {
         let desk = Desk::new();
         let mut letter = desk.letter("CB-Report#20261125-10000042", "See the file.\n");
-        letter.attachment = Some(csv("events.csv", b"\"asn\"\r\n"));
+        letter.with = csv("events.csv", b"\"asn\"\r\n");
         let expected = "\
 From: \"CERT Example\" <noreply@cert.example>
 To: <abuse@isp.example>
@@ -673,14 +778,14 @@ ImFzbiINCg==
             fails(&Letter { from: &from, ..desk.letter("s", "b\n") }, "From");
 
             let attached = |file_name, content_type| {
-                let attachment = Some(Attachment { file_name, content_type, bytes: b"" });
-                Letter { attachment, ..desk.letter("s", "b\n") }
+                let with = With::File(Attachment { file_name, content_type, bytes: b"" });
+                Letter { with, ..desk.letter("s", "b\n") }
             };
             fails(&attached(hostile, "text/csv"), "Content-Disposition");
             fails(&attached("events.csv", hostile), "Content-Type");
         }
-        let attachment = Some(Attachment { file_name: "e", content_type: "text/ü", bytes: b"" });
-        fails(&Letter { attachment, ..desk.letter("s", "b\n") }, "Content-Type");
+        let with = With::File(Attachment { file_name: "e", content_type: "text/ü", bytes: b"" });
+        fails(&Letter { with, ..desk.letter("s", "b\n") }, "Content-Type");
         compose(&desk.letter("a\tb", "b\n"), Protection::default()).expect("a tab is white space");
     }
 
@@ -701,7 +806,7 @@ ImFzbiINCg==
         let row = "\"64496\",\"192.0.2.1\",\"2026-02-01 06:00:11\",\"Müller\"\r\n";
         let table = row.repeat((4 << 20) / row.len());
         let mut letter = desk.letter("s", &table);
-        letter.attachment = Some(csv("events.csv", table.as_bytes()));
+        letter.with = csv("events.csv", table.as_bytes());
         assert_fit_for_the_wire(&compose(&letter, Protection::default()).unwrap());
     }
 }

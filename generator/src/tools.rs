@@ -14,11 +14,14 @@ use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::OpenPgp;
 use crate::template::{Template, TemplateError};
+use crate::xarf::Reporter;
 
 /// Everything that a run needs besides database and outbox.
 pub struct Tools {
     /// The `From` field.
     pub sender: Mailbox,
+    /// Who reports, in X-ARF.
+    pub reporter: Reporter,
     /// The envelope's reverse-path.
     pub envelope_from: EnvelopeFrom,
     /// Where mails may go.
@@ -68,6 +71,7 @@ impl Tools {
             warn!(%path, "not a format definition (NN-name.toml), takes no part");
         }
         Ok(Self {
+            reporter: reporter(config, &sender)?,
             destinations: destinations(config, &sender, &envelope_from)?,
             max_mail_size: config.outbox.max_mail_size,
             envelope_from,
@@ -93,6 +97,13 @@ pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, 
             .context("envelope_from in the configuration")
             .map_err(Failure::Configuration),
     }
+}
+
+/// Who reports, in X-ARF: as configured, or the sender.
+pub fn reporter(config: &Config, sender: &Mailbox) -> Result<Reporter, Failure> {
+    Reporter::new(sender, &config.xarf, config.xarf_reportdomain.as_deref())
+        .map_err(|(key, reason)| anyhow!("{key} in the configuration: {reason}"))
+        .map_err(Failure::Configuration)
 }
 
 /// Where mails may go.

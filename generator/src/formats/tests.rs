@@ -319,8 +319,8 @@ fn a_wrong_field_is_refused_and_mailgens_spelling_is_explained() {
 #[test]
 fn data_of_an_unknown_form_names_the_known_ones() {
     assert_eq!(
-        problem_in_format("data = \"xarf-4\""),
-        "10-test.toml:4:8: unknown form of `data` \"xarf-4\", known are `inline`, `attachment`"
+        problem_in_format("data = \"xarf-5\""),
+        "10-test.toml:4:8: unknown form of `data` \"xarf-5\", did you mean `xarf-4`?"
     );
     assert!(problem_in_format("data = \"attached\"").ends_with("did you mean `attachment`?"));
     assert!(problem_in_format("data = { inlin = \"*\" }").ends_with("did you mean `inline`?"));

@@ -176,11 +176,12 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::tests::{Desk, assert_fit_for_the_wire, csv};
-    use super::super::{Attachment, compose, fields};
+    use super::super::tests::{Desk, assert_fit_for_the_wire};
+    use super::super::{Attachment, With, compose, fields};
     use super::*;
     use crate::openpgp::OpenPgp;
     use crate::openpgp::tests::Home;
+    use crate::xarf::Report;
 
     /// Reads mails with the recipients' keys. See there.
     const JUDGE: &str = include_str!("judge_protected.py");
@@ -221,15 +222,15 @@ mod tests {
             &mut self,
             openpgp: &mut OpenPgp,
             (subject, body): (&str, &str),
-            attachment: Option<Attachment<'_>>,
+            file: Option<Attachment<'_>>,
             expected: serde_json::Value,
         ) -> String {
             let desk = Desk::new();
             let mut letter = desk.letter(subject, body);
-            letter.attachment = attachment;
+            letter.with = file.map_or(With::Nothing, With::File);
             let mail = compose(&letter, openpgp.protection(None, &desk.to).unwrap()).unwrap();
             assert_fit_for_the_wire(&mail);
-            let files = attachment.map(|file| String::from_utf8_lossy(file.bytes).into_owned());
+            let files = file.map(|file| String::from_utf8_lossy(file.bytes).into_owned());
             let mut expected = expected;
             expected["subject"] = subject.into();
             expected["body"] = body.into();
@@ -266,7 +267,8 @@ mod tests {
     #[test]
     fn what_is_protected_arrives_and_is_hidden_on_the_way() {
         let mut court = Court::new();
-        let table = "\"hidden words\",\"ü\"\r\n".as_bytes();
+        let bytes = "\"hidden words\",\"ü\"\r\n".as_bytes();
+        let table = Attachment { file_name: "events.csv", content_type: "text/csv", bytes };
         let key = court.key.clone();
         for (sign, encrypt, headers) in [
             (false, "never", false),
@@ -293,7 +295,7 @@ mod tests {
                 "keys": 2,
             });
             for (index, subject) in SUBJECTS.into_iter().enumerate() {
-                let file = (index % 2 > 0).then(|| csv("events.csv", table));
+                let file = (index % 2 > 0).then_some(table);
                 let letter = (subject, BODIES[index % BODIES.len()]);
                 let mail = court.add(&mut openpgp, letter, file, expected.clone());
                 if hp == Some("cipher") {
@@ -325,6 +327,24 @@ mod tests {
             assert!(text.contains(kind), "{text}");
             assert!(text.ends_with("\r\n\r\nSubject: inner\r\n\r\ntext\r\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_report_of_x_arf_is_encrypted_as_a_plain_one() {
+        let court = Court::new();
+        let report = Report::Plain { yaml: "---\nCategory: \"abuse\"\n".into(), evidence: None };
+        let desk = Desk::new();
+        let mut letter = desk.letter("s", "Text\n");
+        letter.with = With::Report(&report);
+        let more = r#", "encrypt": "always", "protected_headers": true"#;
+        let mut openpgp = court.openpgp(true, more);
+        let mail = compose(&letter, openpgp.protection(None, &desk.to).unwrap()).unwrap();
+        let mail = String::from_utf8(mail).unwrap();
+        assert!(mail.contains("\r\nX-XARF: PLAIN\r\n"), "{mail}");
+        let inside = court.theirs.gpg_with(&["--decrypt"], &mail);
+        assert!(inside.contains("\r\nX-XARF: PLAIN\r\n"), "{inside}");
+        assert!(inside.contains("\r\nHP-Outer: X-XARF: PLAIN\r\n"), "{inside}");
+        assert!(inside.contains("\r\nCategory: \"abuse\"\r\n"), "{inside}");
     }
 
     #[test]

@@ -70,9 +70,12 @@ const KEYS: &[&str] = &[
     "review.redirect_to",
     "metrics.file",
     "metrics.listen",
-    // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
-    "xarf_schemacache",
+    "xarf.org",
+    "xarf.contact",
+    "xarf.domain",
     "xarf_reportdomain",
+    // Of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
+    "xarf_schemacache",
 ];
 
 /// What is wrong with the configuration. The texts name file and key.
@@ -272,14 +275,16 @@ mod tests {
         "smtp": { "host": "mail.cert.example", "port": 465, "tls": "implicit", "ca_file": "/ca",
                   "username": "u", "password": "smtppass0", "password_file": "/p" },
         "logging_level": "DEBUG",
-        "outbox": { "path": "/o", "min_free": "1G", "min_free_inodes": 7 },
+        "outbox": { "path": "/o", "min_free": "1G", "min_free_inodes": 7, "max_mail_size": "9M" },
         "delivery": { "connections": 2, "mails_per_connection": 3, "connection_age": "1m",
                       "rate": "120/m", "minimum_age": "2m",
                       "retry_min": "1m", "retry_max": "2h", "expire_after": "3d",
                       "archive_for": "4d", "archive_size": "2G", "unmarked_limit": 5,
                       "uncertain": "hold" },
-        "review": { "hold_new": true },
+        "review": { "hold_new": true, "only_recipients": ["*@isp.example"],
+                    "redirect_to": "test@cert.example" },
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
+        "xarf": { "org": "CERT", "contact": "reports@cert.example", "domain": "cert.example" },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
     }"#;
 

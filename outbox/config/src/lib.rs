@@ -27,5 +27,6 @@ pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
     OpenPgpSettings, OutboxSettings, ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
+    XarfSettings,
 };
 pub use size::{parse_size, size_words};

@@ -54,9 +54,23 @@ pub struct Config {
     /// Of Mailgen's X-ARF scripts; not used.
     #[serde(default, rename = "xarf_schemacache")]
     _xarf_schemacache: Option<String>,
-    /// Of Mailgen's X-ARF scripts; not used.
-    #[serde(default, rename = "xarf_reportdomain")]
-    _xarf_reportdomain: Option<String>,
+    /// The domain of X-ARF reports' identifications; the sender's if missing.
+    pub xarf_reportdomain: Option<String>,
+    /// Who reports, in X-ARF.
+    #[serde(default)]
+    pub xarf: XarfSettings,
+}
+
+/// Section `xarf`. What is missing is as `sender` says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XarfSettings {
+    /// The name of the organisation that reports.
+    pub org: Option<String>,
+    /// A mail address where it can be asked.
+    pub contact: Option<String>,
+    /// Its domain.
+    pub domain: Option<String>,
 }
 
 /// Section `openpgp`.
