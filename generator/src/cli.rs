@@ -73,7 +73,7 @@ pub struct PreviewArgs {
     /// Look at so many groups only: those with the oldest directives.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Sign nothing, so that no key is needed.
+    /// Neither sign nor encrypt: no key is needed, and all can be read.
     #[arg(long)]
-    pub no_sign: bool,
+    pub plain: bool,
 }

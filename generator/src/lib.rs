@@ -2,7 +2,7 @@
 //!
 //! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
 //! one way: `store` (groups) → `formats` (plan) → `store` (events, tickets) → `render` (`table`,
-//! `template`, `mail`, `openpgp`) → the outbox.
+//! `template`, `xarf`, `mail`, `openpgp`) → the outbox.
 
 pub mod address;
 mod check;
@@ -31,6 +31,7 @@ pub mod table;
 pub mod template;
 mod tickets;
 mod tools;
+pub mod xarf;
 
 use outbox_config::{Config, Failure};
 

@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::cli::PreviewArgs;
 use crate::compose::{Composer, Sink, Summary};
+use crate::openpgp::OpenPgp;
 use crate::store::{self, EventColumns, Scope};
 use crate::tickets::Pretended;
 use crate::tools::{Tools, claims};
@@ -26,7 +27,11 @@ pub fn preview(config: &Config, args: &PreviewArgs) -> Result<(), Failure> {
     if let Some(folder) = &args.maildir {
         sink.maildir = Some(fresh_maildir(folder, &config.outbox.path)?);
     }
-    let mut tools = if args.no_sign { Tools::without_key(config)? } else { Tools::load(config)? };
+    let mut tools = if args.plain {
+        Tools { openpgp: OpenPgp::off(), ..Tools::without_key(config)? }
+    } else {
+        Tools::load(config)?
+    };
     let database = config.database()?;
     database.event.password()?;
     let claims = if config.outbox.path.exists() {

@@ -123,7 +123,7 @@ fn a_preview_is_an_mbox_of_the_mails_and_tells_of_each_group() {
         assert!(read.header["subject"].contains("#00000000-0000000"));
     }
     // With as many groups as asked for, the oldest first: the first of all is postponed.
-    let run = site.generator(&["preview", "--limit", "2", "--no-sign"]).expect(0);
+    let run = site.generator(&["preview", "--limit", "2", "--plain"]).expect(0);
     run.line("INFO", &["mails=1 copies=1 postponed=1 errors=0"]);
     assert!(!run.stdout.contains("BEGIN PGP"), "{run}");
 }
@@ -136,9 +136,9 @@ fn a_preview_needs_no_relay_no_lock_and_no_outbox_and_without_signing_no_key() {
     site.generator(&["preview"]).expect(1);
     site.set("openpgp", json!({"always_sign": true, "signing_key": "none"}));
     site.generator(&["preview"]).expect(78);
-    site.generator(&["preview", "--no-sign"]).expect(1);
+    site.generator(&["preview", "--plain"]).expect(1);
     site.set("outbox.path", json!(site.folder().join("not there")));
-    let run = site.generator(&["preview", "--no-sign"]).expect(1);
+    let run = site.generator(&["preview", "--plain"]).expect(1);
     run.line("INFO", &["mails=3 copies=1 postponed=0"]);
 }
 

@@ -69,8 +69,7 @@ fn look_at_columns(
 ) -> Result<(), Failure> {
     let mut lacking: BTreeMap<&Field, Vec<&str>> = BTreeMap::new();
     for kind in kinds {
-        let fields = kind.columns.iter().map(|column| &column.field);
-        for field in fields.filter(|field| !columns.has(field)) {
+        for field in kind.fields.iter().filter(|field| !columns.has(field)) {
             lacking.entry(field).or_default().push(&kind.name);
         }
     }

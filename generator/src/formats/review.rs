@@ -8,15 +8,15 @@ use super::condition::{Condition, Criteria};
 use super::plan::{Data, TemplateChoice};
 use super::rules::{Copy, DataRule, File, Format, Texts};
 use crate::address::Address;
-use crate::column::Column;
+use crate::column::Field;
 use crate::pattern::Patterns;
 
 /// A kind of mail that the definitions can make: that of a format, or a copy.
 pub struct Kind<'d> {
     /// Which rule makes it, for a person.
     pub name: String,
-    /// The columns of its table; empty for a copy that has those of its mail.
-    pub columns: &'d [Column],
+    /// What it shows of events, but for a copy that shows what its mail does.
+    pub fields: Vec<&'d Field>,
     /// Its template, if that is not the one that the directive names.
     pub template: Option<&'d TemplateChoice>,
     /// The names that a substitution gives a value, for some groups at least.
@@ -70,9 +70,9 @@ impl Definitions {
         let to: Vec<&str> = copy.envelope_to.iter().map(Address::as_str).collect();
         Kind {
             name: format!("the copy to {} ({})", to.join(", "), file.name),
-            columns: copy.columns.as_deref().unwrap_or_default(),
+            fields: copy.columns.iter().flatten().map(|column| &column.field).collect(),
             template: copy.template.as_ref(),
-            substitutions: names(&self.files, &Data::ALL, true)
+            substitutions: names(&self.files, &Data::PLACES, true)
                 .chain(own.flat_map(Texts::keys))
                 .map(String::as_str)
                 .collect(),
@@ -121,15 +121,14 @@ impl Definitions {
 }
 
 fn format_kind<'d>(file: &File, format: &'d Format, before: &'d [File]) -> Kind<'d> {
-    let data: Vec<Data> = match &format.data {
-        DataRule::Always(data) => vec![*data],
-        DataRule::ByEventDataFormat(cases) => cases.iter().map(|(data, _)| *data).collect(),
-    };
+    let data: Vec<Data> = format.data.all().into_iter().map(Data::place).collect();
+    let columns = format.columns.iter().map(|column| &column.field);
+    let reported = format.report.iter().flat_map(|mapping| mapping.fields());
     let texts =
         names(before, &data, format.split_after.is_some()).chain(format.substitutions.keys());
     Kind {
         name: format!("format {:?} ({})", format.name, file.name),
-        columns: &format.columns,
+        fields: columns.chain(reported).collect(),
         template: format.template.as_ref(),
         substitutions: texts.map(String::as_str).collect(),
         condition: &format.condition,

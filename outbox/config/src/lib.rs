@@ -26,7 +26,8 @@ pub use rate::Rate;
 pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
-    Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
-    ReviewSettings, ShardSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
+    Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
+    OpenPgpSettings, OutboxSettings, ReviewSettings, ShardSettings, SmtpSettings, SmtpTls, SslMode,
+    Uncertain, XarfSettings,
 };
 pub use size::{parse_size, size_words};
