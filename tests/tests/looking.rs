@@ -210,6 +210,8 @@ fn the_sample_events_are_previewed_as_they_are_written() {
         line[line.find("mails=").unwrap()..].to_owned()
     };
     assert_eq!(sum(&preview), sum(&run));
+    let mails = format!("mails={} ", mbox(&preview.stdout).len());
+    assert!(sum(&run).starts_with(&mails), "{mails}: {run}");
     // But for ticket and date the mails are the same.
     let plain = |mail: &str| {
         let lines = mail.lines().filter(|line| {
@@ -221,9 +223,13 @@ fn the_sample_events_are_previewed_as_they_are_written() {
     let mut shown: Vec<String> = mbox(&preview.stdout).iter().map(|mail| plain(mail)).collect();
     let mut written: Vec<String> =
         (site.listed("new").iter()).map(|file| plain(&fs::read_to_string(file).unwrap())).collect();
+    // A report has a number of its own.
+    for mails in [&mut shown, &mut written] {
+        mails.retain(|mail| !mail.to_lowercase().contains("xarf"));
+    }
     shown.sort();
     written.sort();
-    assert!(sum(&run).contains(&format!("mails={} ", shown.len())), "{}", shown.len());
+    assert!(shown.len() > 30, "{}", shown.len());
     assert_eq!(shown, written);
 }
 
