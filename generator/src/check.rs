@@ -14,7 +14,7 @@ use outbox_config::{Config, Failure};
 use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
 use crate::tools::{
-    claims, definitions, destinations, envelope_from, reporter, sender, signer, templates,
+    claims, definitions, destinations, envelope_from, openpgp, reporter, sender, templates,
 };
 
 /// Checks all of it.
@@ -48,14 +48,9 @@ fn check_sender(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_key(config: &Config) -> anyhow::Result<String> {
-    Ok(match signer(config.openpgp()?).map_err(Failure::into_error)? {
-        None => "mails are not signed (openpgp.always_sign is false)".to_owned(),
-        Some(signer) => {
-            let until = signer.expires_at();
-            let until = until.map_or("never".to_owned(), |until| until.to_string());
-            format!("{} signs without asking; expires: {until}", signer.fingerprint())
-        }
-    })
+    let sender = sender(config).map_err(Failure::into_error)?;
+    let mut openpgp = openpgp(config, &sender.address).map_err(Failure::into_error)?;
+    openpgp.report(config.openpgp()?, outbox::now())
 }
 
 fn check_formats(config: &Config) -> anyhow::Result<String> {

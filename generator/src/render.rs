@@ -14,7 +14,6 @@ use crate::facts::Facts;
 use crate::formats::{Compress, Data, MailPlan, Plan, Text, TicketOf};
 use crate::group::{EventId, Group, ids};
 use crate::mail::{Attachment, Letter, MessageId, With, compose};
-use crate::openpgp::Signer;
 use crate::pack::{Packed, pack};
 use crate::part::{Part, parts};
 use crate::table::{Table, TableOptions};
@@ -67,7 +66,8 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
         for mail in &plan.mails {
             let template = tools.templates.get(&mail.template)?;
             occasion.fill(&template, mail, &ticket, Shown::default())?;
-            tools.destinations.of(occasion.to(mail))?;
+            let envelope_to = tools.destinations.of(occasion.to(mail))?;
+            tools.openpgp.rehearse(mail.encrypt, envelope_to)?;
         }
     }
     Ok(())
@@ -160,7 +160,6 @@ impl<'a> Occasion<'a> {
         ticket: &Ticket,
     ) -> anyhow::Result<(NewMail, Vec<u8>)> {
         let envelope_to = tools.destinations.of(self.to(plan))?;
-        let envelope_to = envelope_to.iter().map(ToString::to_string).collect();
         let csv = self.table(plan)?;
         let packed = self.packed(plan, &csv)?;
         let report = match &plan.report {
@@ -196,15 +195,17 @@ impl<'a> Occasion<'a> {
             message_id: &message_id,
             ticket,
         };
-        let bytes =
-            compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
+        let bytes = compose(&letter, tools.openpgp.protection(plan.encrypt, envelope_to)?)?;
         check_size(&bytes, tools.max_mail_size)?;
         let mail = NewMail {
             ticket: ticket.clone(),
             message_id: message_id.as_str().to_owned(),
             created_at: self.now,
             subject,
-            envelope: Envelope { from: tools.envelope_from.of(ticket), to: envelope_to },
+            envelope: Envelope {
+                from: tools.envelope_from.of(ticket),
+                to: envelope_to.iter().map(ToString::to_string).collect(),
+            },
             directive_ids: Vec::new(),
             group: self.group.key.clone(),
         };

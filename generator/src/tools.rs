@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
-use outbox::{Claims, Outbox};
-use outbox_config::{Config, Failure, OpenPgpSettings};
+use outbox::{Claims, Outbox, now};
+use outbox_config::{Config, Failure};
 use tracing::warn;
 
 use crate::address::{Address, EnvelopeFrom, Mailbox};
 use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
-use crate::openpgp::GpgSigner;
+use crate::openpgp::OpenPgp;
 use crate::template::{Template, TemplateError};
 use crate::xarf::Reporter;
 
@@ -32,14 +32,27 @@ pub struct Tools {
     pub definitions: Definitions,
     /// The templates.
     pub templates: Templates,
-    /// The key; none if mails are not signed.
-    pub signer: Option<GpgSigner>,
+    /// The keys, and what they are used for.
+    pub openpgp: OpenPgp,
 }
 
 impl Tools {
     /// Finds them all. Whatever is wrong is the configuration's fault.
     pub fn load(config: &Config) -> Result<Self, Failure> {
-        let tools = Self { signer: signer(config.openpgp()?)?, ..Self::without_key(config)? };
+        let without_key = Self::without_key(config)?;
+        let openpgp = openpgp(config, &without_key.sender.address)?;
+        if let Some(signer) = openpgp.signer()
+            && let Some(until) = signer.expires_soon(now())
+        {
+            let key = signer.fingerprint();
+            warn!(
+                key,
+                %until,
+                "the OpenPGP key that signs expires soon; extend it (gpg --quick-set-expire) and \
+                 publish it again"
+            );
+        }
+        let tools = Self { openpgp, ..without_key };
         if let Some(to) = tools.destinations.redirect_to() {
             let to: Vec<_> = to.iter().map(Address::as_str).collect();
             let to = to.join(", ");
@@ -65,7 +78,7 @@ impl Tools {
             sender,
             definitions,
             templates: templates(config)?,
-            signer: None,
+            openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
         })
     }
 }
@@ -131,15 +144,10 @@ pub fn claims(outbox: &Outbox) -> Result<Claims, Failure> {
     })
 }
 
-/// The signer, if mails are signed. A key that can't sign without asking is an error here.
-pub fn signer(settings: &OpenPgpSettings) -> Result<Option<GpgSigner>, Failure> {
-    if !settings.always_sign {
-        return Ok(None);
-    }
-    let key = settings.signing_key.as_deref().unwrap_or_default();
-    GpgSigner::open(settings.gnupg_home.as_deref(), key)
-        .map(Some)
-        .map_err(|error| Failure::Configuration(error.into()))
+/// The keys. One that can't sign without asking, or an Autocrypt header that can't be, is an error
+/// here.
+pub fn openpgp(config: &Config, sender: &Address) -> Result<OpenPgp, Failure> {
+    OpenPgp::open(config.openpgp()?, sender).map_err(|error| Failure::Configuration(error.into()))
 }
 
 /// Templates, each read once.

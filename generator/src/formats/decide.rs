@@ -85,6 +85,7 @@ impl<'d> Given<'d> {
             envelope_to: None,
             mark_sent: true,
             ticket: TicketOf::Own,
+            encrypt: format.encrypt,
         };
         let copies = self.copies.iter().map(|copy| self.copy(copy, format, split, &mail));
         let copies: Vec<_> = copies.collect();
@@ -110,6 +111,7 @@ impl<'d> Given<'d> {
             envelope_to: Some(copy.envelope_to.clone()),
             mark_sent: false,
             ticket: TicketOf::Same,
+            encrypt: copy.encrypt.or(mail.encrypt),
         }
     }
 

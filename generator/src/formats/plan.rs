@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use jiff::Timestamp;
 use outbox::Ticket;
+use outbox_config::Encrypt;
 
 use crate::address::Address;
 use crate::column::Column;
@@ -95,6 +96,9 @@ pub struct MailPlan {
     pub mark_sent: bool,
     /// Its ticket.
     pub ticket: TicketOf,
+    /// Whether it is encrypted, where the configuration has no rule for its recipients. `None` leaves
+    /// it to the configuration.
+    pub encrypt: Option<Encrypt>,
 }
 
 /// Where the table of events stands.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use jiff::SignedDuration;
-use outbox_config::{parse_duration, parse_size};
+use outbox_config::{Encrypt, parse_duration, parse_size};
 use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
@@ -26,6 +26,10 @@ mod xarf;
 
 /// Names whose value every mail gives itself.
 const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_name"];
+
+/// What `encrypt` can say, as in the configuration.
+const ENCRYPT: [(&str, Encrypt); 3] =
+    [("never", Encrypt::Never), ("if-key", Encrypt::IfKey), ("always", Encrypt::Always)];
 
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
@@ -182,6 +186,7 @@ impl Reader<'_> {
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         copy
@@ -214,6 +219,7 @@ impl Reader<'_> {
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         format
@@ -433,6 +439,16 @@ impl Reader<'_> {
             value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
         }
         data
+    }
+
+    fn encrypt(&mut self, value: Value) -> Option<Encrypt> {
+        let name = value.string(&mut self.problems)?;
+        let rule = ENCRYPT.into_iter().find(|(known, _)| *known == name).map(|(_, rule)| rule);
+        if rule.is_none() {
+            let hint = hint(name, &ENCRYPT.map(|(known, _)| known));
+            value.report(&mut self.problems, format!("unknown value of `encrypt` {name:?}{hint}"));
+        }
+        rule
     }
 
     /// `{ guard_formulas = true, bom = true }`.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 
+use outbox_config::Encrypt;
+
 use super::condition::Condition;
 use super::plan::{Compress, Data, TemplateChoice, Text};
 use super::postpone::Postpone;
@@ -46,6 +48,7 @@ pub(super) struct Copy {
     pub(super) compress: Option<Compress>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// A `[[format]]`. Without a template it is the one that the directive names.
@@ -64,6 +67,7 @@ pub(super) struct Format {
     pub(super) split_after: Option<NonZeroUsize>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// How a rule finds out where the table of events stands.

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::openpgp::GpgSigner;
 use crate::openpgp::tests::Home;
+use crate::openpgp::{GpgSigner, Signer};
 use crate::xarf::Evidence;
 
 /// Prints what is in a mail: per part its header fields, what its body decodes to, its parts; and
@@ -93,8 +93,8 @@ impl Desk {
         serde_json::from_slice(&out.stdout).unwrap()
     }
 
-    fn compose(&self, report: &Report, signer: Option<&mut dyn Signer>) -> Value {
-        let mail = compose(&self.letter(report), signer).unwrap();
+    fn compose(&self, report: &Report, signer: Option<&mut GpgSigner>) -> Value {
+        let mail = compose(&self.letter(report), signed(signer)).unwrap();
         assert!(mail.is_ascii());
         let text = str::from_utf8(&mail).unwrap();
         assert!(!text.replace("\r\n", "").contains(['\r', '\n']));
@@ -150,6 +150,12 @@ fn assert_plain(mail: &Value, evidence: bool) {
     }
 }
 
+fn signed(signer: Option<&mut GpgSigner>) -> Protection<'_> {
+    let wrapping =
+        signer.map_or(Wrapping::None, |signer| Wrapping::Signature(signer as &mut dyn Signer));
+    Protection { wrapping, ..Protection::default() }
+}
+
 #[test]
 fn a_report_of_x_arf_0_2_that_is_not_signed_is_plain() {
     let desk = Desk::new();
@@ -197,9 +203,9 @@ fn what_is_enclosed_has_no_address_that_is_not_ascii() {
     let mut key = GpgSigner::open(Some(home.path()), "judge@cert.example").unwrap();
     let desk = Desk { to: vec!["grüße@isp.example".parse().unwrap()], ..Desk::new() };
     let report = plain(None);
-    let error = compose(&desk.letter(&report), Some(&mut key)).unwrap_err().to_string();
+    let error = compose(&desk.letter(&report), signed(Some(&mut key))).unwrap_err().to_string();
     assert!(error.starts_with("failed to write the header To: there is a character"), "{error}");
-    compose(&desk.letter(&report), None).expect("no mail in a mail");
+    compose(&desk.letter(&report), signed(None)).expect("no mail in a mail");
 }
 
 #[test]

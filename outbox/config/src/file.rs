@@ -22,6 +22,12 @@ const KEYS: &[&str] = &[
     "openpgp.always_sign",
     "openpgp.gnupg_home",
     "openpgp.signing_key",
+    "openpgp.encrypt",
+    "openpgp.encrypt_for.always",
+    "openpgp.encrypt_for.if-key",
+    "openpgp.encrypt_for.never",
+    "openpgp.protected_headers",
+    "openpgp.autocrypt",
     "database.event.name",
     "database.event.username",
     "database.event.password",
@@ -252,7 +258,11 @@ mod tests {
 
     /// Every key, with a value that differs from its default.
     const FULL: &str = r#"{
-        "openpgp": { "always_sign": true, "gnupg_home": "/g", "signing_key": "5F50" },
+        "openpgp": { "always_sign": true, "gnupg_home": "/g", "signing_key": "5F50",
+                     "encrypt": "if-key",
+                     "encrypt_for": { "always": ["*@a.example"], "if-key": ["b@b.example"],
+                                      "never": ["*c*"] },
+                     "protected_headers": true, "autocrypt": true },
         "database": {
             "event": { "name": "eventdb", "username": "mailgen", "password": "pgpass0",
                        "password_file": "/p", "host": "db.cert.example", "port": 5433,
