@@ -186,6 +186,22 @@ fn a_preview_fills_a_new_maildir_that_mutt_reads() {
 }
 
 #[test]
+fn a_plain_preview_shows_what_would_be_encrypted() {
+    let site = Site::new(programs!())
+        .template(
+            "formats/01-secret.toml",
+            "[[format]]\nname = \"secret\"\nencrypt = \"always\"\ncolumns = [\"source.ip\"]\n\
+             subject = \"S\"\nbody = \"${events_as_csv}\"\n",
+        )
+        .build();
+    site.insert(&[Directive::to("a@isp.example").event()]);
+    // Nobody has a key.
+    site.generator(&["preview"]).expect(1).line("ERROR", &["no mail for a@isp.example"]);
+    let run = site.generator(&["preview", "--plain"]).expect(0);
+    assert!(run.stdout.contains("192.0.2.1") && !run.stdout.contains("PGP"), "{run}");
+}
+
+#[test]
 fn what_a_preview_prints_can_not_act_on_a_terminal() {
     let site = Site::new(programs!()).unsigned().build();
     let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\u{0}";
