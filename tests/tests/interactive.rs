@@ -177,7 +177,7 @@ fn the_list_says_what_would_not_be_written_and_shows_hostile_text_as_text() {
     let screen = wait_for_question(&terminal, 1);
     for words in [
         "1. 1 event to x\\u{1b}[2Jy@isp.example\n",
-        "can't be written: no format definition takes the group",
+        "takes the group",
         "ttt (t…\n",
         "can't be written: failed to read the template",
         "postponed until ",

@@ -76,7 +76,7 @@ fn mbox(text: &str) -> Vec<String> {
 
 fn told(run: &Finished) {
     run.line("INFO", &["mails=2 copies=1 postponed=1 errors=1"]);
-    run.line("ERROR", &["no format definition takes the group", "directives=5"]);
+    run.line("ERROR", &["takes the group", "directives=5"]);
 }
 
 #[test]
