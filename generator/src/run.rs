@@ -116,6 +116,7 @@ impl Run<'_> {
                 target: &mut self.target,
                 outbox: self.outbox,
                 floor: &self.config.outbox,
+                before: self.summary.mails,
             },
             tell: false,
             progress: Some(Progress::start(pending.groups.len(), "groups")),
@@ -140,12 +141,15 @@ struct Writer<'t, 'o> {
     target: &'t mut Target<'o>,
     outbox: &'o Outbox,
     floor: &'t OutboxSettings,
+    /// How many mails this run wrote before.
+    before: usize,
 }
 
 impl Sink for Writer<'_, '_> {
     /// Nothing more is written where there is too little room: a full disk would stop the deliverer
     /// too, which must write down what the relay says.
     fn check_room(&self, written: usize) -> Result<(), Failure> {
+        let written = self.before + written;
         let room = self.outbox.room().map_err(Failure::unavailable)?;
         self.floor.room_for_mails(room.octets, room.files).map(drop).map_err(|too_little| {
             Failure::Unavailable(anyhow!(

@@ -32,7 +32,9 @@ impl Progress {
     /// Begins a work on `total` of what `what` names.
     pub fn start(total: usize, what: &'static str) -> Self {
         let next = Instant::now() + PATIENCE;
-        Self { done: 0, total, what, next, terminal: stderr().is_terminal() }
+        // One that is called dumb can't clear a line.
+        let dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
+        Self { done: 0, total, what, next, terminal: stderr().is_terminal() && !dumb }
     }
 
     /// One more is done, which is shown if it is time to.
