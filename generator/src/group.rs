@@ -1,5 +1,6 @@
 //! A group: the pending directives that one notification answers. Plain data.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -33,9 +34,16 @@ pub struct Group {
     pub last_sent: Option<Timestamp>,
 }
 
+impl Group {
+    /// The events, each once.
+    pub fn events(&self) -> BTreeSet<EventId> {
+        self.event_ids.iter().copied().collect()
+    }
+}
+
 /// Ids for a person: ascending, each once, runs as `4711-4719`.
 pub fn ids(ids: impl Iterator<Item = i64>) -> String {
-    let sorted: std::collections::BTreeSet<i64> = ids.collect();
+    let sorted: BTreeSet<i64> = ids.collect();
     let mut runs: Vec<(i64, i64)> = Vec::new();
     for id in sorted {
         match runs.last_mut() {

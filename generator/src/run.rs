@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, anyhow};
-use outbox::{Draft, Generator, Outbox, Ticket};
+use outbox::{Draft, Generator, Outbox};
 use outbox_config::{Config, Failure, OutboxSettings};
-use postgres::{Client, Transaction};
+use postgres::Transaction;
 use tracing::{debug, error, info, warn};
 
-use crate::column::Field;
+use crate::facts::Facts;
 use crate::fate::Fate;
 use crate::formats::Plan;
-use crate::group::{Group, ids};
-use crate::render::{fields, render};
+use crate::group::{EventId, Group, ids};
+use crate::part::Part;
+use crate::render::{Rendered, fields, render};
 use crate::store::{self, BadGroup, EventColumns, Pending};
+use crate::tickets::{Drawn, Tickets};
 use crate::tools::{Tools, claims};
 
 /// How many mails share one round of fsync, and how many events are loaded for them at a time.
@@ -62,8 +64,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         generator: &mut generator,
         columns: &columns,
         transaction: &mut transaction,
-        ticket_client: &mut ticket_client,
-        last_ticket: claims.last_ticket.as_ref(),
+        tickets: &mut Drawn::new(&mut ticket_client, claims.last_ticket.as_ref()),
         floor: &config.outbox,
         summary: Summary::default(),
     };
@@ -98,8 +99,7 @@ struct Writer<'a, 'c, 'o> {
     generator: &'a mut Generator<'o>,
     columns: &'a EventColumns,
     transaction: &'a mut Transaction<'c>,
-    ticket_client: &'a mut Client,
-    last_ticket: Option<&'a Ticket>,
+    tickets: &'a mut dyn Tickets,
     floor: &'a OutboxSettings,
     summary: Summary,
 }
@@ -118,7 +118,7 @@ impl Writer<'_, '_, '_> {
                 }
             };
             let Some(plan) = self.decide(&group) else { continue };
-            mails += 1 + plan.copies.len();
+            mails += plan.mails.len() * plan.number_of_parts(group.events().len());
             events += group.event_ids.len();
             batch.push(Planned { group, plan });
             if mails >= BATCH.mails || events >= BATCH.events {
@@ -152,29 +152,37 @@ impl Writer<'_, '_, '_> {
         self.check_room()?;
         let event_ids = batch.iter().flat_map(|planned| planned.group.event_ids.iter().copied());
         let shown = batch.iter().flat_map(|planned| fields(&planned.plan));
-        let order = Field::Event("time.source".to_owned());
-        let shown = shown.chain([&order]).collect();
+        let facts = Facts::fields();
+        let shown = shown.chain(&facts).collect();
         let ids: BTreeSet<_> = event_ids.collect();
         let events = store::load_events(self.transaction, self.columns, &ids, &shown)
             .map_err(Failure::Unavailable)?;
-        let tickets = store::draw_tickets(self.ticket_client, batch.len(), self.last_ticket)
-            .map_err(Failure::Unavailable)?;
+        let needs =
+            |planned: &Planned| planned.plan.number_of_tickets(planned.group.events().len());
+        let needed = batch.iter().map(needs).sum();
+        let tickets = self.tickets.draw(needed).map_err(Failure::Unavailable)?;
+        let mut tickets = tickets.as_slice();
         let mut drafts: Vec<Draft> = Vec::new();
-        for (Planned { group, plan }, ticket) in batch.iter().zip(&tickets) {
-            let rendered = render(self.tools, group, plan, &events, ticket, outbox::now())
-                .with_context(|| format!("format {}", plan.format));
-            match rendered {
-                Err(error) => self.fail_group(group, &format!("{error:#}")),
-                Ok(mails) => {
-                    for (mail, bytes) in mails {
-                        drafts.push(
-                            self.generator.draft(mail, &bytes).map_err(Failure::unavailable)?,
-                        );
+        for planned in batch {
+            let Planned { group, plan } = planned;
+            let (own, others) = tickets.split_at(needs(planned));
+            tickets = others;
+            for Rendered { part, mails } in
+                render(self.tools, group, plan, &events, own, outbox::now())
+            {
+                match mails.with_context(|| format!("format {}", plan.format)) {
+                    Err(error) => self.fail_part(group, &part, &format!("{error:#}")),
+                    Ok(mails) => {
+                        for (mail, bytes) in mails {
+                            debug!(
+                                ticket = %mail.ticket, recipient = %group.key.recipient_address,
+                                events = part.event_ids.len(), format = %plan.format, "composed"
+                            );
+                            drafts.push(
+                                self.generator.draft(mail, &bytes).map_err(Failure::unavailable)?,
+                            );
+                        }
                     }
-                    debug!(
-                        %ticket, recipient = %group.key.recipient_address,
-                        events = group.event_ids.len(), format = %plan.format, "composed"
-                    );
                 }
             }
         }
@@ -199,6 +207,21 @@ impl Writer<'_, '_, '_> {
     }
 
     fn fail_group(&mut self, group: &Group, reason: &str) {
+        self.fail_about(group, &group.directive_ids, &group.event_ids, reason);
+    }
+
+    fn fail_part(&mut self, group: &Group, part: &Part, reason: &str) {
+        let event_ids: Vec<_> = part.event_ids.iter().copied().collect();
+        self.fail_about(group, &part.directive_ids, &event_ids, reason);
+    }
+
+    fn fail_about(
+        &mut self,
+        group: &Group,
+        directive_ids: &[outbox::DirectiveId],
+        event_ids: &[EventId],
+        reason: &str,
+    ) {
         let key = &group.key;
         let about = format!(
             " for {} (template {}, {}, {})",
@@ -207,14 +230,14 @@ impl Writer<'_, '_, '_> {
             key.notification_format,
             key.event_data_format
         );
-        self.fail(&group.directive_ids, &group.event_ids, &about, reason);
+        self.fail(directive_ids, event_ids, &about, reason);
     }
 
     /// One ERROR line for a group that stays pending.
     fn fail(
         &mut self,
         directive_ids: &[outbox::DirectiveId],
-        event_ids: &[crate::group::EventId],
+        event_ids: &[EventId],
         about: &str,
         reason: &str,
     ) {

@@ -153,8 +153,8 @@ fn every_group_of_the_sample_events_is_a_mail_but_x_arf() {
     for group in &groups {
         match definitions.decide(group, now()).expect("a decision") {
             Some(Decision::Compose(plan)) => {
-                assert!(plan.copies.is_empty());
-                assert_all_names_have_values(&plan.mail, &group.key.aggregate_identifier);
+                assert_eq!(plan.mails.len(), 1);
+                assert_all_names_have_values(&plan.mails[0], &group.key.aggregate_identifier);
             }
             Some(postponed @ Decision::Postponed { .. }) => panic!("{postponed:?}"),
             None => left.push(group.key.notification_format.as_str()),
@@ -196,9 +196,9 @@ fn every_shipped_template_has_a_value_for_each_name_in_every_format_that_names_i
             for name in aggregates {
                 let aggregate: Aggregate = [(name.to_owned(), Some("1".to_owned()))].into();
                 let plan = plan(&definitions, &key(&format, &data, &template, &aggregate));
-                assert_eq!(plan.mail.template, TemplateChoice::Named(template.clone()));
-                assert_all_names_have_values(&plan.mail, &aggregate);
-                let (shows, attached) = (plan.mail.data, data.ends_with("_attachment"));
+                assert_eq!(plan.mails[0].template, TemplateChoice::Named(template.clone()));
+                assert_all_names_have_values(&plan.mails[0], &aggregate);
+                let (shows, attached) = (plan.mails[0].data, data.ends_with("_attachment"));
                 assert_eq!(shows == Data::Attachment, attached || format == "demo", "{data}");
                 // None is there by the grace of a rule for the rest.
                 let rest = ["fallback", "other vulnerable service"];
@@ -220,8 +220,8 @@ fn the_text_says_what_the_events_have_in_common() {
     ] {
         let aggregate: Aggregate = [(name.to_owned(), Some("1".to_owned()))].into();
         let plan = plan(&definitions, &key("text", "csv_inline", "generic", &aggregate));
-        assert_eq!(plan.mail.substitutions["asn_or_cidr"].text, about);
-        assert_eq!(plan.mail.substitutions["in_network_en"].text, in_network);
+        assert_eq!(plan.mails[0].substitutions["asn_or_cidr"].text, about);
+        assert_eq!(plan.mails[0].substitutions["in_network_en"].text, in_network);
     }
 }
 
@@ -232,10 +232,9 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
     for (data, form) in [("anything", Data::Inline), ("x_csv_attachment", Data::Attachment)] {
         let plan = plan(&definitions, &key("new", data, "no-such-file", &none));
         assert_eq!(plan.format.name, "fallback");
-        assert_eq!(plan.mail.data, form);
-        assert_all_names_have_values(&plan.mail, &none);
-        let columns: Vec<_> = plan
-            .mail
+        assert_eq!(plan.mails[0].data, form);
+        assert_all_names_have_values(&plan.mails[0], &none);
+        let columns: Vec<_> = plan.mails[0]
             .columns
             .iter()
             .map(|column| match &column.field {
@@ -256,7 +255,9 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
                 ("protocol.transport", "proto"),
             ]
         );
-        let TemplateChoice::Inline { subject, .. } = plan.mail.template else { panic!("a file") };
+        let TemplateChoice::Inline { subject, .. } = &plan.mails[0].template else {
+            panic!("a file")
+        };
         assert_eq!(subject.text, "CB-Report#${ticket_number}");
     }
     let xarf = group(key("xarf", "bot-infection_0.2.0_unstable", "xarf_bot-infection", &none));
@@ -296,12 +297,14 @@ fn the_example_of_copies_serves_a_constituency() {
     let definitions = Definitions::load(folder.path()).expect("definitions");
     let copies = |recipient_group: &str| {
         let aggregate = [("recipient_group".to_owned(), Some(recipient_group.to_owned()))].into();
-        plan(&definitions, &key("text", "csv_inline", "generic", &aggregate)).copies
+        plan(&definitions, &key("text", "csv_inline", "generic", &aggregate)).mails.split_off(1)
     };
     let [copy] = &copies("Energy")[..] else { panic!("one copy") };
-    assert_eq!(copy.envelope_to, ["internal-energy@cert.example"]);
-    assert_eq!(copy.mail.data, Data::Attachment);
-    let place = &copy.mail.substitutions["data_location_en"].text;
+    let to = "internal-energy@cert.example".parse().expect("an address");
+    assert_eq!(copy.envelope_to, Some(vec![to]));
+    assert!(!copy.mark_sent);
+    assert_eq!(copy.data, Data::Attachment);
+    let place = &copy.substitutions["data_location_en"].text;
     assert_eq!(place, "in the attached file events.csv");
     assert_eq!(copies("Government").len(), 1);
     assert_eq!(copies("Health").len(), 0);

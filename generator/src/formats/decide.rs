@@ -5,7 +5,7 @@ use outbox::GroupKey;
 
 use super::Definitions;
 use super::error::DecideError;
-use super::plan::{CopyPlan, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice};
+use super::plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, TicketOf};
 use super::postpone::Wait;
 use super::rules::{Copy, File, Format, Texts};
 use crate::group::Group;
@@ -66,21 +66,28 @@ impl<'d> Given<'d> {
             substitutions: self.substitutions(data, &[&format.substitutions]),
             template: template
                 .unwrap_or_else(|| TemplateChoice::Named(self.key.template_name.clone())),
+            envelope_to: None,
+            mark_sent: true,
+            ticket: TicketOf::Own,
         };
-        let copies = self.copies.iter().map(|copy| self.copy(copy, format, &mail)).collect();
-        Plan { format: name, mail, copies }
+        let copies = self.copies.iter().map(|copy| self.copy(copy, format, &mail));
+        let copies: Vec<_> = copies.collect();
+        let mails = std::iter::once(mail).chain(copies).collect();
+        Plan { format: name, mails, split_after: None }
     }
 
-    fn copy(&self, copy: &Copy, format: &Format, mail: &MailPlan) -> CopyPlan {
+    fn copy(&self, copy: &Copy, format: &Format, mail: &MailPlan) -> MailPlan {
         let own = copy.data.as_ref().and_then(|rule| rule.choose(&self.key.event_data_format));
         let data = own.unwrap_or(mail.data);
-        let mail = MailPlan {
+        MailPlan {
             columns: copy.columns.as_ref().unwrap_or(&mail.columns).clone(),
             data,
             substitutions: self.substitutions(data, &[&format.substitutions, &copy.substitutions]),
             template: copy.template.as_ref().unwrap_or(&mail.template).clone(),
-        };
-        CopyPlan { envelope_to: copy.envelope_to.clone(), mail }
+            envelope_to: Some(copy.envelope_to.clone()),
+            mark_sent: false,
+            ticket: TicketOf::Same,
+        }
     }
 
     /// The later file wins, and what is more particular wins over what is more general.

@@ -66,7 +66,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::{DecideError, LoadError, Problem};
-pub use plan::{CopyPlan, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text};
+pub use plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text, TicketOf};
 
 use crate::column::Field;
 use rules::File;

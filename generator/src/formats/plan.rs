@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jiff::Timestamp;
+use std::num::NonZeroUsize;
 
+use jiff::Timestamp;
+use outbox::Ticket;
+
+use crate::address::Address;
 use crate::column::Column;
 
 /// What becomes of a group that a format takes.
@@ -19,7 +23,7 @@ pub enum Decision {
         /// The reasons, for a person.
         why: String,
     },
-    /// Now: one mail that claims the group's directives, and its copies.
+    /// Now: mails that claim the group's directives, and copies of them.
     Compose(Box<Plan>),
 }
 
@@ -28,10 +32,35 @@ pub enum Decision {
 pub struct Plan {
     /// The format that took the group.
     pub format: FormatName,
-    /// The mail to the group's recipient, which claims its directives.
-    pub mail: MailPlan,
-    /// Copies with the mail's ticket that claim nothing, in the order of their rules.
-    pub copies: Vec<CopyPlan>,
+    /// The mails, never empty. Each directive is claimed by the first that marks it as sent.
+    pub mails: Vec<MailPlan>,
+    /// After how many events the group goes on in further mails of the same kind, each with a ticket
+    /// and directives of its own; never if `None`.
+    pub split_after: Option<NonZeroUsize>,
+}
+
+impl Plan {
+    /// Into how many parts a group with this number of events is split.
+    pub fn number_of_parts(&self, events: usize) -> usize {
+        self.split_after.map_or(1, |most| events.div_ceil(most.get()).max(1))
+    }
+
+    /// How many tickets such a group needs.
+    pub fn number_of_tickets(&self, events: usize) -> usize {
+        let own = self.mails.iter().filter(|mail| mail.ticket == TicketOf::Own).count();
+        own * self.number_of_parts(events)
+    }
+}
+
+/// Which ticket a mail has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketOf {
+    /// A new one.
+    Own,
+    /// That of the mail before it, as a copy has.
+    Same,
+    /// This one.
+    Given(Ticket),
 }
 
 /// How one mail is made of its template and the group's events.
@@ -50,15 +79,13 @@ pub struct MailPlan {
     pub substitutions: BTreeMap<String, Text>,
     /// Subject and body.
     pub template: TemplateChoice,
-}
-
-/// A copy of a group's mail for other eyes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CopyPlan {
-    /// Bare addresses for the envelope, never empty; the header stays that of the group's mail.
-    pub envelope_to: Vec<String>,
-    /// How the copy is made: as the group's mail in all that its rule does not say otherwise.
-    pub mail: MailPlan,
+    /// Whom it goes to, never empty, where that is not the group's recipients. The header names those
+    /// in any case.
+    pub envelope_to: Option<Vec<Address>>,
+    /// Whether the group's directives are sent when it is. A copy's are not.
+    pub mark_sent: bool,
+    /// Its ticket.
+    pub ticket: TicketOf,
 }
 
 /// Where the table of events stands.

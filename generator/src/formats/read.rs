@@ -257,13 +257,13 @@ impl Reader<'_> {
         entries.map(|entry| (entry.key.to_owned(), self.patterns(*entry))).collect()
     }
 
-    fn addresses(&mut self, value: Value) -> Vec<String> {
+    fn addresses(&mut self, value: Value) -> Vec<Address> {
         let values = value.one_or_more(&mut self.problems);
         let mut addresses = Vec::new();
         for value in values {
             let Some(text) = value.string(&mut self.problems) else { continue };
             match text.parse::<Address>() {
-                Ok(address) => addresses.push(address.as_str().to_owned()),
+                Ok(address) => addresses.push(address),
                 Err(error) => value.report(&mut self.problems, error.to_string()),
             }
         }

@@ -6,6 +6,7 @@ use super::condition::Condition;
 use super::pattern::Patterns;
 use super::plan::{Data, TemplateChoice, Text};
 use super::postpone::Postpone;
+use crate::address::Address;
 use crate::column::Column;
 
 /// Texts for a template, by the name it uses.
@@ -33,7 +34,7 @@ pub(super) struct ConditionalTexts {
 #[derive(Debug)]
 pub(super) struct Copy {
     pub(super) condition: Condition,
-    pub(super) envelope_to: Vec<String>,
+    pub(super) envelope_to: Vec<Address>,
     pub(super) columns: Option<Vec<Column>>,
     pub(super) data: Option<DataRule>,
     pub(super) substitutions: Texts,

@@ -167,7 +167,7 @@ fn columns_have_the_title_they_are_given_or_the_files_or_their_own_name() {
     let plan = plan(&definitions, &group("shadowserver", "csv_Open-SNMP"));
     let column = |field, title: &str| Column { field, title: title.to_owned() };
     assert_eq!(
-        plan.mail.columns,
+        plan.mails[0].columns,
         [
             column(Field::Event("source.asn".into()), "asn"),
             column(Field::Event("source.ip".into()), "source.ip"),
@@ -185,7 +185,7 @@ fn columns_have_the_title_they_are_given_or_the_files_or_their_own_name() {
 fn titles_are_for_their_own_file() {
     let definitions =
         load(&[("00-titles.toml", "[titles]\n\"source.ip\" = \"ip\"\n"), ("10-rest.toml", REST)]);
-    assert_eq!(plan(&definitions, &group("text", "csv")).mail.columns[0].title, "source.ip");
+    assert_eq!(plan(&definitions, &group("text", "csv")).mails[0].columns[0].title, "source.ip");
 }
 
 // What is refused
@@ -387,11 +387,11 @@ fn the_first_format_that_is_for_a_group_decides_it() {
     let definitions = load(&[("10-snmp.toml", SNMP), ("90-rest.toml", REST)]);
     let snmp = plan(&definitions, &group("shadowserver", "csv_Open-SNMP"));
     assert_eq!(snmp.format.to_string(), "\"open SNMP\" (10-snmp.toml)");
-    assert_eq!(snmp.mail.data, Data::Attachment);
+    assert_eq!(snmp.mails[0].data, Data::Attachment);
     let rest = plan(&definitions, &group("shadowserver", "csv_Open-LDAP"));
     assert_eq!(rest.format.to_string(), "\"the rest\" (90-rest.toml)");
-    assert_eq!(rest.mail.data, Data::Inline);
-    assert_eq!(rest.mail.template, TemplateChoice::Named("generic".into()));
+    assert_eq!(rest.mails[0].data, Data::Inline);
+    assert_eq!(rest.mails[0].template, TemplateChoice::Named("generic".into()));
 }
 
 #[test]
@@ -434,7 +434,9 @@ fn the_form_of_the_data_can_depend_on_the_event_data_format() {
     ] {
         let group = group("text", format);
         match definitions.decide(&group, now()).expect("a decision") {
-            Some(Decision::Compose(plan)) => assert_eq!(Some(plan.mail.data), data, "{format}"),
+            Some(Decision::Compose(plan)) => {
+                assert_eq!(Some(plan.mails[0].data), data, "{format}");
+            }
             other => assert!(other.is_none() && data.is_none(), "{format}: {other:?}"),
         }
     }
@@ -447,7 +449,11 @@ fn of_the_forms_of_data_the_first_in_the_file_counts() {
         ("{ attachment = \"*_attachment\", inline = \"*\" }", Data::Attachment),
     ] {
         let definitions = load(&[("90-rest.toml", &format!("{REST}data = {by}"))]);
-        assert_eq!(plan(&definitions, &group("text", "csv_attachment")).mail.data, data, "{by}");
+        assert_eq!(
+            plan(&definitions, &group("text", "csv_attachment")).mails[0].data,
+            data,
+            "{by}"
+        );
     }
 }
 
@@ -519,7 +525,7 @@ fn substitutions_hold_for_later_files_and_the_more_particular_wins() {
         ),
         ("20-late.toml", "[substitutions]\nprefix = \"late\"\nlate = \"late\"\n"),
     ]);
-    let inline = plan(&definitions, &group("text", "csv")).mail;
+    let inline = plan(&definitions, &group("text", "csv")).mails.remove(0);
     assert_eq!(text(&inline, "prefix"), Some("CERT#"));
     assert_eq!(text(&inline, "signature"), Some("particular"));
     assert_eq!(text(&inline, "when"), Some("AS ${source.asn}"));
@@ -528,7 +534,7 @@ fn substitutions_hold_for_later_files_and_the_more_particular_wins() {
     assert_eq!(text(&inline, "place"), Some("below"));
     assert_eq!(text(&inline, "never"), None);
     assert_eq!(text(&inline, "late"), None);
-    let attached = plan(&definitions, &group("text", "csv_attachment")).mail;
+    let attached = plan(&definitions, &group("text", "csv_attachment")).mails.remove(0);
     assert_eq!(text(&attached, "place"), Some("attached"));
 
     let from = &inline.substitutions["when"];
@@ -562,7 +568,7 @@ fn within_a_file_when_wins_over_data_and_data_over_the_file() {
         substitutions = { d = "format" }
         "#,
     )]);
-    let mail = plan(&definitions, &group("text", "csv")).mail;
+    let mail = plan(&definitions, &group("text", "csv")).mails.remove(0);
     let values: Vec<_> = ["a", "b", "c", "d"].iter().map(|name| text(&mail, name)).collect();
     assert_eq!(values, [Some("file"), Some("data"), Some("when"), Some("format")]);
 }
@@ -571,13 +577,13 @@ fn within_a_file_when_wins_over_data_and_data_over_the_file() {
 fn a_format_can_name_its_template_or_hold_it() {
     let named = load(&[("10-a.toml", &format!("{REST}template = \"own\""))]);
     let choice = TemplateChoice::Named("own".into());
-    assert_eq!(plan(&named, &group("text", "csv")).mail.template, choice);
+    assert_eq!(plan(&named, &group("text", "csv")).mails[0].template, choice);
     assert_eq!(named.templates().collect::<Vec<_>>(), [&choice]);
 
     let held = load(&[("10-a.toml", &format!("{REST}subject = \"s\"\nbody = \"\"\"\nb\n\"\"\""))]);
     let at = |text: &str, line| Text { text: text.into(), file: "10-a.toml".into(), line };
     assert_eq!(
-        plan(&held, &group("text", "csv")).mail.template,
+        plan(&held, &group("text", "csv")).mails[0].template,
         TemplateChoice::Inline { subject: at("s", 5), body: at("b\n", 6) }
     );
 }
@@ -594,7 +600,11 @@ fn copies_are_made_for_the_formats_that_stand_after_their_file() {
         ("90-rest.toml", REST),
     ]);
     let to = |group: &Group| -> Vec<String> {
-        plan(&definitions, group).copies.iter().flat_map(|copy| copy.envelope_to.clone()).collect()
+        let copies = plan(&definitions, group).mails.into_iter().skip(1);
+        copies
+            .flat_map(|copy| copy.envelope_to.expect("other addresses"))
+            .map(|a| a.to_string())
+            .collect()
     };
     let snmp = to(&group("shadowserver", "csv_Open-SNMP"));
     assert_eq!(snmp, ["early@cert.example", "same@cert.example"]);
@@ -624,17 +634,23 @@ fn a_copy_is_like_the_mail_in_all_that_its_rule_does_not_say() {
     let snmp = format!("{SNMP}substitutions = {{ own = \"format\", kept = \"kept\" }}");
     let definitions = load(&[("00-variables.toml", variables), ("10-snmp.toml", &snmp)]);
     let plan = plan(&definitions, &group("shadowserver", "csv_Open-SNMP"));
-    let [same, other] = plan.copies.as_slice() else { panic!("{:?}", plan.copies) };
-    assert_eq!(same.envelope_to, ["a@cert.example", "b@cert.example"]);
-    assert_eq!(same.mail, plan.mail);
-    assert_eq!(other.mail.data, Data::Inline);
-    assert_eq!(other.mail.columns.len(), 1);
+    let [mail, same, other] = plan.mails.as_slice() else { panic!("{:?}", plan.mails) };
+    let to = ["a@cert.example", "b@cert.example"].map(|text| text.parse().expect("an address"));
+    let copy = MailPlan {
+        envelope_to: Some(to.into()),
+        mark_sent: false,
+        ticket: TicketOf::Same,
+        ..mail.clone()
+    };
+    assert_eq!(*same, copy);
+    assert_eq!(other.data, Data::Inline);
+    assert_eq!(other.columns.len(), 1);
     assert!(
-        matches!(&other.mail.template, TemplateChoice::Inline { subject, .. } if subject.text == "copy")
+        matches!(&other.template, TemplateChoice::Inline { subject, .. } if subject.text == "copy")
     );
     // The text says where this mail has its table, not where the other has it.
-    assert_eq!(text(&plan.mail, "place"), Some("attached"));
-    assert_eq!(text(&other.mail, "place"), Some("below"));
-    assert_eq!(text(&other.mail, "own"), Some("copy"));
-    assert_eq!(text(&other.mail, "kept"), Some("kept"));
+    assert_eq!(text(mail, "place"), Some("attached"));
+    assert_eq!(text(other, "place"), Some("below"));
+    assert_eq!(text(other, "own"), Some("copy"));
+    assert_eq!(text(other, "kept"), Some("kept"));
 }
