@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::formats::{Decision, Definitions, FormatName, Plan};
+use outbox_config::Failure;
+
+use crate::formats::{Ask, DecideError, Decision, Definitions, FormatName, Plan};
 use crate::group::Group;
 use crate::render::fields;
 use crate::store::EventColumns;
@@ -25,11 +27,22 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Asks the definitions, and whether the events have what the plan shows.
-    pub fn of(group: &Group, definitions: &Definitions, columns: &EventColumns) -> Self {
-        match definitions.decide(group, outbox::now()) {
+    /// Asks the definitions and scripts, and whether the events have what the plan shows. Fails if
+    /// what scripts ask for can't be had, as nothing else can then.
+    pub fn of(
+        group: &Group,
+        definitions: &Definitions,
+        scripts: &mut dyn Ask,
+        columns: &EventColumns,
+    ) -> Result<Self, Failure> {
+        Ok(match definitions.decide(group, outbox::now(), scripts) {
+            Err(error @ DecideError::Unavailable { .. }) => {
+                return Err(Failure::unavailable(error));
+            }
             Err(error) => Self::Impossible(format!("{:#}", anyhow::Error::new(error))),
-            Ok(None) => Self::Impossible("no format definition takes the group".to_owned()),
+            Ok(None) => {
+                Self::Impossible("no format definition or script takes the group".to_owned())
+            }
             Ok(Some(Decision::Postponed { format, until, why })) => {
                 Self::Postponed { format, until, why }
             }
@@ -43,6 +56,6 @@ impl Fate {
                     )),
                 }
             }
-        }
+        })
     }
 }

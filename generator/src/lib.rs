@@ -20,6 +20,7 @@ mod part;
 mod pending;
 mod render;
 mod run;
+pub mod scripts;
 mod store;
 pub mod table;
 pub mod template;

@@ -9,8 +9,10 @@ use serde::Serialize;
 use crate::fate::Fate;
 use crate::group::{Group, ids};
 use crate::render::rehearse;
+use crate::scripts::DatabaseHost;
 use crate::store::{self, BadGroup, EventColumns};
-use crate::tools::{Tools, claims, definitions, sender, templates};
+use crate::tickets::Pretended;
+use crate::tools::{Tools, claims, definitions, scripts, sender, templates};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -29,10 +31,12 @@ struct Line {
 /// Prints them.
 pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let sender = sender(config)?;
+    let definitions = definitions(config)?;
     let mut tools = Tools {
         envelope_from: (&sender.address).into(),
         sender,
-        definitions: definitions(config)?,
+        scripts: scripts(&definitions, config)?,
+        definitions,
         templates: templates(config)?,
         signer: None,
     };
@@ -43,10 +47,18 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let condition = database.additional_directive_where.as_deref();
     let groups = store::peek(&mut client, condition, &claims)?;
-    lines.extend(groups.into_iter().map(|group| match group {
-        Ok(group) => foresee(&mut tools, &columns, &group),
-        Err(bad) => unreadable(&bad),
-    }));
+    let mut transaction = store::reading(&mut client)?;
+    let mut host = DatabaseHost {
+        transaction: &mut transaction,
+        columns: &columns,
+        tickets: &mut Pretended::default(),
+    };
+    for group in groups {
+        lines.push(match group {
+            Ok(group) => foresee(&mut tools, &mut host, &columns, &group)?,
+            Err(bad) => unreadable(&bad),
+        });
+    }
     let text = if json { to_json(&lines) } else { table(&lines, width().unwrap_or(usize::MAX)) };
     print(&text)
 }
@@ -93,8 +105,14 @@ impl Line {
 }
 
 /// What a run would make of the group.
-fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
-    let (state, why) = match Fate::of(group, &tools.definitions, columns) {
+fn foresee(
+    tools: &mut Tools,
+    host: &mut DatabaseHost<'_, '_>,
+    columns: &EventColumns,
+    group: &Group,
+) -> Result<Line, Failure> {
+    let mut scripts = tools.scripts.with(host);
+    let (state, why) = match Fate::of(group, &tools.definitions, &mut scripts, columns)? {
         Fate::Impossible(why) => ("error", why),
         Fate::Postponed { until, why, .. } => {
             let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
@@ -106,7 +124,7 @@ fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
         },
     };
     let list = ids(group.directive_ids.iter().map(|id| id.0));
-    Line::new(state, &group.key, group.directive_ids.len(), list, why)
+    Ok(Line::new(state, &group.key, group.directive_ids.len(), list, why))
 }
 
 fn unreadable(bad: &BadGroup) -> Line {

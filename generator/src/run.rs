@@ -14,6 +14,7 @@ use crate::formats::Plan;
 use crate::group::{EventId, Group, ids};
 use crate::part::Part;
 use crate::render::{Rendered, fields, render};
+use crate::scripts::DatabaseHost;
 use crate::store::{self, BadGroup, EventColumns, Pending};
 use crate::tickets::{Drawn, Tickets};
 use crate::tools::{Tools, claims};
@@ -117,7 +118,7 @@ impl Writer<'_, '_, '_> {
                     continue;
                 }
             };
-            let Some(plan) = self.decide(&group) else { continue };
+            let Some(plan) = self.decide(&group)? else { continue };
             mails += plan.mails.len() * plan.number_of_parts(group.events().len());
             events += group.event_ids.len();
             batch.push(Planned { group, plan });
@@ -131,9 +132,15 @@ impl Writer<'_, '_, '_> {
     }
 
     /// The group's plan, if it becomes a mail now.
-    fn decide(&mut self, group: &Group) -> Option<Plan> {
-        match Fate::of(group, &self.tools.definitions, self.columns) {
-            Fate::Due(plan) => return Some(*plan),
+    fn decide(&mut self, group: &Group) -> Result<Option<Plan>, Failure> {
+        let mut host = DatabaseHost {
+            transaction: self.transaction,
+            columns: self.columns,
+            tickets: self.tickets,
+        };
+        let mut scripts = self.tools.scripts.with(&mut host);
+        match Fate::of(group, &self.tools.definitions, &mut scripts, self.columns)? {
+            Fate::Due(plan) => return Ok(Some(*plan)),
             Fate::Impossible(reason) => self.fail_group(group, &reason),
             Fate::Postponed { format, until, why } => {
                 self.summary.postponed += 1;
@@ -142,7 +149,7 @@ impl Writer<'_, '_, '_> {
                 debug!(%recipient, %format, until, "postponed: {why}");
             }
         }
-        None
+        Ok(None)
     }
 
     fn write_batch(&mut self, batch: &[Planned]) -> Result<(), Failure> {

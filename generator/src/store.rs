@@ -59,6 +59,15 @@ pub fn peek(
         .map_err(|error| cannot_read(&error, condition))
 }
 
+/// A transaction in which nothing is written, for who only looks.
+pub fn reading(client: &mut Client) -> Result<Transaction<'_>, Failure> {
+    client
+        .build_transaction()
+        .read_only(true)
+        .start()
+        .map_err(|error| Failure::Unavailable(anyhow!("{}", describe(&error))))
+}
+
 /// Whether the rows of pending directives are locked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lock {
@@ -248,6 +257,11 @@ impl EventColumns {
     /// Whether an event has the field: a column of the table, or anything in `extra`.
     pub fn has(&self, field: &Field) -> bool {
         self.0.contains_key(field.column())
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// How the column stands in a `SELECT`: as it is, or as text where its type is not one that

@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::address::{EnvelopeFrom, Mailbox};
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::GpgSigner;
+use crate::scripts::Scripts;
 use crate::template::{Template, TemplateError};
 
 /// Everything that a run needs besides database and outbox.
@@ -22,6 +23,8 @@ pub struct Tools {
     pub envelope_from: EnvelopeFrom,
     /// The format definitions.
     pub definitions: Definitions,
+    /// The scripts among them.
+    pub scripts: Scripts,
     /// The templates.
     pub templates: Templates,
     /// The key; none if mails are not signed.
@@ -35,11 +38,16 @@ impl Tools {
         let definitions = definitions(config)?;
         for path in definitions.ignored() {
             let path = path.to_string_lossy();
-            warn!(%path, "not a format definition (NN-name.toml), takes no part");
+            warn!(
+                %path,
+                "neither a format definition (NN-name.toml) nor a script (NN*.py, or NN-name that may \
+                 be executed), takes no part"
+            );
         }
         Ok(Self {
             envelope_from: envelope_from(config, &sender)?,
             sender,
+            scripts: scripts(&definitions, config)?,
             definitions,
             templates: templates(config)?,
             signer: signer(config.openpgp()?)?,
@@ -68,6 +76,11 @@ pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
     Definitions::load(config.script_directory()?)
         .map_err(anyhow::Error::new)
         .map_err(Failure::Configuration)
+}
+
+/// The scripts, those in Python loaded.
+pub fn scripts(definitions: &Definitions, config: &Config) -> Result<Scripts, Failure> {
+    Scripts::load(definitions, config).map_err(anyhow::Error::new).map_err(Failure::Configuration)
 }
 
 /// The templates. Their folder must be there; they are read when they are asked for.
@@ -112,8 +125,7 @@ impl Templates {
     pub fn get(&mut self, choice: &TemplateChoice) -> Result<Rc<Template>, TemplateError> {
         match choice {
             TemplateChoice::Inline { subject, body } => {
-                let name = format!("{}:{}", subject.file, subject.line);
-                Template::from_parts(&name, &subject.text, &body.text).map(Rc::new)
+                Template::from_parts(&subject.place(), &subject.text, &body.text).map(Rc::new)
             }
             TemplateChoice::Named(name) => {
                 if let Some(template) = self.read.get(name) {

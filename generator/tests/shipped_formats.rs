@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{DirectiveId, GroupKey};
 use outbox_generator::column::Field;
-use outbox_generator::formats::{Data, Decision, Definitions, MailPlan, Plan, TemplateChoice};
+use outbox_generator::formats::{
+    Data, Decision, Definitions, MailPlan, NoScripts, Plan, TemplateChoice,
+};
 use outbox_generator::group::{EventId, Group};
 use serde_json::Value;
 
@@ -47,7 +49,7 @@ fn key(format: &str, data: &str, template: &str, aggregate: &Aggregate) -> Group
 }
 
 fn plan(definitions: &Definitions, key: &GroupKey) -> Plan {
-    match definitions.decide(&group(key.clone()), now()).expect("a decision") {
+    match definitions.decide(&group(key.clone()), now(), &mut NoScripts).expect("a decision") {
         Some(Decision::Compose(plan)) => *plan,
         other => panic!("{key:?} is not composed: {other:?}"),
     }
@@ -151,7 +153,7 @@ fn every_group_of_the_sample_events_is_a_mail_but_x_arf() {
     let groups = sample_groups();
     let mut left = Vec::new();
     for group in &groups {
-        match definitions.decide(group, now()).expect("a decision") {
+        match definitions.decide(group, now(), &mut NoScripts).expect("a decision") {
             Some(Decision::Compose(plan)) => {
                 assert_eq!(plan.mails.len(), 1);
                 assert_all_names_have_values(&plan.mails[0], &group.key.aggregate_identifier);
@@ -169,9 +171,11 @@ fn every_shipped_format_is_met_by_a_sample_event() {
     let definitions = shipped();
     let met: BTreeSet<String> = sample_groups()
         .iter()
-        .filter_map(|group| match definitions.decide(group, now()).expect("a decision") {
-            Some(Decision::Compose(plan)) => Some(plan.format.name),
-            _ => None,
+        .filter_map(|group| {
+            match definitions.decide(group, now(), &mut NoScripts).expect("a decision") {
+                Some(Decision::Compose(plan)) => Some(plan.format.name),
+                _ => None,
+            }
         })
         .collect();
     let unmet: Vec<_> =
@@ -261,7 +265,7 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
         assert_eq!(subject.text, "CB-Report#${ticket_number}");
     }
     let xarf = group(key("xarf", "bot-infection_0.2.0_unstable", "xarf_bot-infection", &none));
-    assert_eq!(definitions.decide(&xarf, now()).expect("no format"), None);
+    assert_eq!(definitions.decide(&xarf, now(), &mut NoScripts).expect("no format"), None);
 }
 
 #[test]
@@ -275,10 +279,10 @@ fn reports_with_an_interval_wait_for_it() {
         let mut group = group(key(format, data, template, &Aggregate::new()));
         group.notification_interval = SignedDuration::from_hours(24);
         group.last_sent = Some(now() - SignedDuration::from_hours(23));
-        let decision = definitions.decide(&group, now()).expect("a decision");
+        let decision = definitions.decide(&group, now(), &mut NoScripts).expect("a decision");
         assert!(matches!(decision, Some(Decision::Postponed { .. })), "{format}: {decision:?}");
         group.last_sent = Some(now() - SignedDuration::from_hours(24));
-        let decision = definitions.decide(&group, now()).expect("a decision");
+        let decision = definitions.decide(&group, now(), &mut NoScripts).expect("a decision");
         assert!(matches!(decision, Some(Decision::Compose(_))), "{format}: {decision:?}");
     }
 }

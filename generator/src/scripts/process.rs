@@ -5,8 +5,8 @@
 //! ready first, so that neither side waits for the other with a full pipe.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub struct Process {
     searched: usize,
     noise: Vec<u8>,
     noises: usize,
+    /// How it ended, once that was asked.
+    ended: Option<ExitStatus>,
     limit: Duration,
     deadline: Instant,
 }
@@ -119,6 +121,7 @@ impl Process {
             searched: 0,
             noise: Vec::new(),
             noises: 0,
+            ended: None,
             limit,
             deadline: Instant::now() + limit,
         })
@@ -130,7 +133,7 @@ impl Process {
         self.deadline = Instant::now() + self.limit;
         self.noises = 0;
         self.hear_out(noise)?;
-        if !self.said.is_empty() {
+        if self.has_more() {
             return Err(Trouble::Unasked);
         }
         self.reply(line);
@@ -190,11 +193,7 @@ impl Process {
         if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.unsent.is_empty()) {
             pipes.push(PollFd::new(stdin, PollFlags::OUT));
         }
-        if wait_for(&mut pipes, self.deadline)? {
-            Ok(())
-        } else {
-            Err(Trouble::Slow(self.limit))
-        }
+        if wait_for(&mut pipes, self.deadline)? { Ok(()) } else { Err(Trouble::Slow(self.limit)) }
     }
 
     /// Gives the script as much as it takes now.
@@ -253,7 +252,25 @@ impl Process {
             let mut pipes = [PollFd::new(&pidfd, PollFlags::IN)];
             wait_for(&mut pipes, Instant::now() + GRACE).unwrap_or(false)
         });
-        if ended { self.child.wait().ok() } else { None }
+        if !ended {
+            return None;
+        }
+        self.kill();
+        self.ended
+    }
+
+    /// Kills it and all that it started, unless that left its process group.
+    pub fn kill(&mut self) {
+        // Once it was waited for, the number of its group may be another's.
+        if self.ended.is_none() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            self.ended = self.child.wait().ok();
+        }
+    }
+
+    /// Whether it said more than was heard.
+    pub fn has_more(&self) -> bool {
+        !self.said.is_empty()
     }
 
     /// Tells it that there is no more to come.
@@ -266,20 +283,9 @@ impl Drop for Process {
     /// Lets it end by itself, and kills what of its group is left after the grace.
     fn drop(&mut self) {
         self.close();
-        // Whoever waits for a full pipe to be read would not end.
-        let gone = self.child.try_wait().is_ok_and(|status| status.is_some());
-        if !gone {
-            self.exit_status();
+        if self.ended.is_none() && self.exit_status().is_none() {
+            self.kill();
         }
-        self.kill();
-    }
-}
-
-impl Process {
-    /// Kills it and all that it started, unless that left its process group.
-    pub fn kill(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
     }
 }
 
@@ -298,7 +304,7 @@ fn wait_for(pipes: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool> {
 
 /// Reads some of what is there, and no more than would be too much: false at the end.
 fn read(pipe: &mut impl io::Read, into: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buffer = [0; 64 << 10];
+    let mut buffer = [0; 16 << 10];
     loop {
         match pipe.read(&mut buffer) {
             Ok(0) => return Ok(false),

@@ -26,6 +26,6 @@ pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
-    ReviewSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
+    ReviewSettings, ScriptSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
 };
 pub use size::size_words;
