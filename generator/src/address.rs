@@ -176,6 +176,11 @@ pub struct EnvelopeFrom(String);
 impl EnvelopeFrom {
     const PLACE: &str = "{ticket}";
 
+    /// What all reverse-paths look like, with `*` in the ticket's place.
+    pub fn pattern(&self) -> String {
+        self.0.replace(Self::PLACE, "*")
+    }
+
     /// The reverse-path of the mail with this ticket, without brackets.
     pub fn of(&self, ticket: &Ticket) -> String {
         self.0.replace(Self::PLACE, ticket.as_str())

@@ -14,7 +14,8 @@ use outbox_config::{Config, Failure};
 use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
 use crate::tools::{
-    claims, definitions, envelope_from, scripts as load_scripts, sender, signer, templates,
+    claims, definitions, destinations, envelope_from, scripts as load_scripts, sender, signer,
+    templates,
 };
 
 /// Checks all of it.
@@ -32,8 +33,18 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 
 fn check_sender(config: &Config) -> anyhow::Result<String> {
     let sender = sender(config).map_err(Failure::into_error)?;
-    envelope_from(config, &sender).map_err(Failure::into_error)?;
-    Ok(sender.address.as_str().to_owned())
+    let envelope_from = envelope_from(config, &sender).map_err(Failure::into_error)?;
+    let destinations =
+        destinations(config, &sender, &envelope_from).map_err(Failure::into_error)?;
+    let sender = sender.address;
+    Ok(match destinations.redirect_to() {
+        None => sender.to_string(),
+        Some(to) => {
+            destinations.of(to).context("review.redirect_to")?;
+            let to: Vec<_> = to.iter().map(ToString::to_string).collect();
+            format!("{sender}; all mails go to {} (review.redirect_to)", to.join(", "))
+        }
+    })
 }
 
 fn check_key(config: &Config) -> anyhow::Result<String> {

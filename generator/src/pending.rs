@@ -12,7 +12,7 @@ use crate::render::rehearse;
 use crate::scripts::DatabaseHost;
 use crate::store::{self, BadGroup, EventColumns};
 use crate::tickets::Pretended;
-use crate::tools::{Tools, claims, definitions, scripts, sender, templates};
+use crate::tools::{Tools, claims};
 
 /// One group, or one mail in the outbox.
 #[derive(Serialize)]
@@ -30,16 +30,7 @@ struct Line {
 
 /// Prints them.
 pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
-    let sender = sender(config)?;
-    let definitions = definitions(config)?;
-    let mut tools = Tools {
-        envelope_from: (&sender.address).into(),
-        sender,
-        scripts: scripts(&definitions, config)?,
-        definitions,
-        templates: templates(config)?,
-        signer: None,
-    };
+    let mut tools = Tools::without_key(config)?;
     let (claims, mut lines) = claimed(config)?;
     let database = config.database()?;
     database.event.password()?;

@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context as _, anyhow};
-use jiff::Timestamp;
+use anyhow::{Context as _, anyhow, bail};
+use jiff::{SignedDuration, Timestamp};
 use outbox::{Envelope, NewMail, Ticket};
+use outbox_config::size_words;
 
 use crate::address::{Address, recipients};
 use crate::column::Field;
 use crate::event::Event;
 use crate::facts::Facts;
-use crate::formats::{Data, MailPlan, Plan, TicketOf};
+use crate::formats::{Compress, Data, MailPlan, Plan, TicketOf};
 use crate::group::{EventId, Group};
 use crate::mail::{Attachment, Letter, MessageId, compose};
 use crate::openpgp::Signer;
+use crate::pack::{Packed, pack};
 use crate::part::{Part, parts};
 use crate::table::{Table, TableOptions};
 use crate::template::{Filled, Template};
@@ -46,9 +48,11 @@ pub fn render(
     let own = tickets.len() / parts.len().max(1);
     let render = |part: Part| {
         let tickets = &tickets[own * (part.number - 1)..][..own];
-        let mails = Occasion::new(group, &part, events, now)
-            .and_then(|occasion| occasion.letters(tools, plan, tickets));
-        Rendered { mails, part }
+        // Copies are known as such by the instant that they share with their mail alone.
+        let after = SignedDuration::from_micros(i64::try_from(part.number - 1).unwrap_or(0));
+        let occasion = Occasion::new(group, &part, events, now + after);
+        let mails = occasion.and_then(|occasion| occasion.letters(tools, plan, tickets));
+        Rendered { part, mails }
     };
     parts.into_iter().map(render).collect()
 }
@@ -61,7 +65,8 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
         let occasion = Occasion::new(group, part, &events, outbox::now())?;
         for mail in &plan.mails {
             let template = tools.templates.get(&mail.template)?;
-            occasion.fill(&template, mail, &ticket, "")?;
+            occasion.fill(&template, mail, &ticket, Shown::default())?;
+            tools.destinations.of(occasion.to(mail))?;
         }
     }
     Ok(())
@@ -70,6 +75,29 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
 /// The fields of events that a plan's tables show.
 pub fn fields(plan: &Plan) -> impl Iterator<Item = &Field> {
     plan.mails.iter().flat_map(|mail| mail.columns.iter().map(|column| &column.field))
+}
+
+/// The name of the file that holds a table of events.
+const TABLE: &str = "events.csv";
+
+/// How a mail shows its table of events: in the text, or in a file with that name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown<'a> {
+    events_as_csv: &'a str,
+    attachment_name: &'a str,
+}
+
+/// Refuses a mail that is larger than is allowed.
+fn check_size(mail: &[u8], most: Option<u64>) -> anyhow::Result<()> {
+    let size = mail.len() as u64;
+    match most.filter(|most| size > *most) {
+        None => Ok(()),
+        Some(most) => bail!(
+            "the mail has {}, which is more than outbox.max_mail_size ({}): let the format compress              the attachment or split the group (attachment, split_after), or allow more",
+            size_words(size),
+            size_words(most)
+        ),
+    }
 }
 
 /// What the mails of a part have in common.
@@ -110,7 +138,7 @@ impl<'a> Occasion<'a> {
                 TicketOf::Same => ticket,
                 TicketOf::Given(given) => Some(given),
             };
-            let ticket = ticket.context("a mail has no ticket")?;
+            let ticket = ticket.expect("there is a ticket for each mail that needs one");
             let some = mail.events.as_ref().map(|events| self.part.about(self.group, events));
             let about = |part| Occasion::new(self.group, part, self.events, self.now);
             let about_some = some.as_ref().map(about).transpose()?;
@@ -132,16 +160,28 @@ impl<'a> Occasion<'a> {
         plan: &MailPlan,
         ticket: &Ticket,
     ) -> anyhow::Result<(NewMail, Vec<u8>)> {
+        let envelope_to = tools.destinations.of(self.to(plan))?;
+        let envelope_to = envelope_to.iter().map(ToString::to_string).collect();
         let csv = self.table(plan)?;
-        let inline = if plan.data == Data::Inline { csv.as_str() } else { "" };
+        let packed = self.packed(plan, &csv)?;
+        let attachment = match (plan.data, &packed) {
+            (Data::Inline, _) => None,
+            (Data::Attachment, None) => Some(Attachment {
+                file_name: TABLE,
+                content_type: "text/csv; charset=utf-8",
+                bytes: csv.as_bytes(),
+            }),
+            (Data::Attachment, Some(Packed { name, content_type, bytes })) => {
+                Some(Attachment { file_name: name, content_type, bytes })
+            }
+        };
+        let shown = Shown {
+            events_as_csv: if attachment.is_none() { &csv } else { "" },
+            attachment_name: attachment.map_or("", |attachment| attachment.file_name),
+        };
         let template = tools.templates.get(&plan.template)?;
-        let Filled { subject, body } = self.fill(&template, plan, ticket, inline)?;
+        let Filled { subject, body } = self.fill(&template, plan, ticket, shown)?;
         let message_id = MessageId::new(ticket, &tools.sender.address)?;
-        let attachment = (plan.data == Data::Attachment).then_some(Attachment {
-            file_name: "events.csv",
-            content_type: "text/csv; charset=utf-8",
-            bytes: csv.as_bytes(),
-        });
         let letter = Letter {
             from: &tools.sender,
             to: &self.to,
@@ -154,16 +194,13 @@ impl<'a> Occasion<'a> {
         };
         let bytes =
             compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
-        let envelope_to = plan.envelope_to.as_ref().unwrap_or(&self.to);
+        check_size(&bytes, tools.max_mail_size)?;
         let mail = NewMail {
             ticket: ticket.clone(),
             message_id: message_id.as_str().to_owned(),
             created_at: self.now,
             subject,
-            envelope: Envelope {
-                from: tools.envelope_from.of(ticket),
-                to: envelope_to.iter().map(ToString::to_string).collect(),
-            },
+            envelope: Envelope { from: tools.envelope_from.of(ticket), to: envelope_to },
             directive_ids: Vec::new(),
             group: self.group.key.clone(),
         };
@@ -172,7 +209,8 @@ impl<'a> Occasion<'a> {
 
     /// The part's events as CSV. An event that two directives are about has one row.
     fn table(&self, plan: &MailPlan) -> anyhow::Result<String> {
-        let mut table = Table::new(&plan.columns, TableOptions::default());
+        let bom = plan.csv.bom && plan.data == Data::Attachment;
+        let mut table = Table::new(&plan.columns, TableOptions { bom, ..plan.csv });
         for id in &self.part.event_ids {
             let event = self.events.get(id).with_context(|| format!("event {id} is gone"))?;
             table.add(event)?;
@@ -180,7 +218,24 @@ impl<'a> Occasion<'a> {
         Ok(table.into_csv())
     }
 
-    /// Fills a template. A name means, in this order: the ticket and the table of events, the
+    /// The table in a compressed file, if it is large enough for the plan to want that.
+    fn packed(&self, plan: &MailPlan, csv: &str) -> anyhow::Result<Option<Packed>> {
+        let large = |compress: &Compress| csv.len() as u64 > compress.above;
+        match plan.compress.filter(large) {
+            Some(Compress { how, .. }) if plan.data == Data::Attachment => {
+                let packed = pack(how, TABLE, csv.as_bytes(), self.now);
+                packed.map(Some).context("the attachment cannot be compressed")
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whom a mail is for, as far as the plan goes.
+    fn to<'p>(&'p self, plan: &'p MailPlan) -> &'p [Address] {
+        plan.envelope_to.as_ref().unwrap_or(&self.to)
+    }
+
+    /// Fills a template. A name means, in this order: the ticket and what is shown of the events, the
     /// aggregate identifier, a substitution of the plan, a fact. A substitution's text may itself name
     /// all of these but the table and substitutions.
     fn fill(
@@ -188,12 +243,13 @@ impl<'a> Occasion<'a> {
         template: &Template,
         plan: &MailPlan,
         ticket: &Ticket,
-        csv: &str,
+        shown: Shown<'_>,
     ) -> anyhow::Result<Filled> {
         let aggregate = &self.group.key.aggregate_identifier;
         let aggregate = |name: &str| aggregate.get(name).map(|v| v.as_deref().unwrap_or_default());
         let known = |name: &str| match name {
             "ticket_number" => Some(ticket.as_str()),
+            "attachment_name" => Some(shown.attachment_name),
             name => aggregate(name),
         };
         let mut expanded = BTreeMap::new();
@@ -217,7 +273,7 @@ impl<'a> Occasion<'a> {
             }
         }
         let filled = template.fill(|name| match name {
-            "events_as_csv" => Some(csv),
+            "events_as_csv" => Some(shown.events_as_csv),
             name => known(name)
                 .or_else(|| expanded.get(name).map(String::as_str))
                 .or_else(|| self.facts.get(name)),

@@ -19,6 +19,9 @@ pub struct TableOptions {
     /// Puts a `'` before text that a spreadsheet would run as a formula
     /// (certtools/intelmq#1652). Off by default, since it changes what recipients parse.
     pub guard_formulas: bool,
+    /// Begins with a byte order mark, without which Excel takes UTF-8 for something else. For files
+    /// alone: in a text it would be a character of it.
+    pub bom: bool,
 }
 
 /// A column of the table that was not loaded with the events.
@@ -103,6 +106,9 @@ impl<'c> Table<'c> {
     pub fn into_csv(mut self) -> String {
         self.rows.sort_by(|a, b| a.key.cmp(&b.key));
         let mut csv = String::with_capacity(self.text.len() + 256);
+        if self.options.bom {
+            csv.push('\u{feff}');
+        }
         for (index, column) in self.columns.iter().enumerate() {
             if index > 0 {
                 csv.push(',');
@@ -271,7 +277,7 @@ mod tests {
             )
         };
         let row = |comment: &str, guard_formulas| {
-            let csv = csv(&columns, TableOptions { guard_formulas }, &[event(comment)]);
+            let csv = csv(&columns, TableOptions { guard_formulas, bom: false }, &[event(comment)]);
             csv.split_once("\r\n").unwrap().1.to_owned()
         };
         for first in ["=", "+", "-", "@", "\t", "\r"] {

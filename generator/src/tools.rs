@@ -9,7 +9,8 @@ use outbox::{Claims, Outbox};
 use outbox_config::{Config, Failure, OpenPgpSettings};
 use tracing::warn;
 
-use crate::address::{EnvelopeFrom, Mailbox};
+use crate::address::{Address, EnvelopeFrom, Mailbox};
+use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::GpgSigner;
 use crate::scripts::Scripts;
@@ -21,6 +22,10 @@ pub struct Tools {
     pub sender: Mailbox,
     /// The envelope's reverse-path.
     pub envelope_from: EnvelopeFrom,
+    /// Where mails may go.
+    pub destinations: Destinations,
+    /// How large a mail may be, in octets.
+    pub max_mail_size: Option<u64>,
     /// The format definitions.
     pub definitions: Definitions,
     /// The scripts among them.
@@ -34,7 +39,19 @@ pub struct Tools {
 impl Tools {
     /// Finds them all. Whatever is wrong is the configuration's fault.
     pub fn load(config: &Config) -> Result<Self, Failure> {
+        let tools = Self { signer: signer(config.openpgp()?)?, ..Self::without_key(config)? };
+        if let Some(to) = tools.destinations.redirect_to() {
+            let to: Vec<_> = to.iter().map(Address::as_str).collect();
+            let to = to.join(", ");
+            warn!(%to, "review.redirect_to is set: no mail goes to its recipients");
+        }
+        Ok(tools)
+    }
+
+    /// Finds all but the key, for who does not sign.
+    pub fn without_key(config: &Config) -> Result<Self, Failure> {
         let sender = sender(config)?;
+        let envelope_from = envelope_from(config, &sender)?;
         let definitions = definitions(config)?;
         for path in definitions.ignored() {
             let path = path.to_string_lossy();
@@ -45,12 +62,14 @@ impl Tools {
             );
         }
         Ok(Self {
-            envelope_from: envelope_from(config, &sender)?,
+            destinations: destinations(config, &sender, &envelope_from)?,
+            max_mail_size: config.outbox.max_mail_size,
+            envelope_from,
             sender,
             scripts: scripts(&definitions, config)?,
             definitions,
             templates: templates(config)?,
-            signer: signer(config.openpgp()?)?,
+            signer: None,
         })
     }
 }
@@ -69,6 +88,17 @@ pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, 
             .context("envelope_from in the configuration")
             .map_err(Failure::Configuration),
     }
+}
+
+/// Where mails may go.
+pub fn destinations(
+    config: &Config,
+    sender: &Mailbox,
+    envelope_from: &EnvelopeFrom,
+) -> Result<Destinations, Failure> {
+    Destinations::new(&config.review, &sender.address, envelope_from)
+        .context("review.redirect_to in the configuration")
+        .map_err(Failure::Configuration)
 }
 
 /// The format definitions.

@@ -12,7 +12,8 @@
 //!
 //! In both renaming steps copies go before the mail they are copies of. So a copy still in `tmp/`
 //! proves that its mail is not in `new/` yet, and a copy whose mail has no sidecar was never
-//! committed as a whole: it is removed like a draft.
+//! committed as a whole: it is removed like a draft. Which mail a copy is of is told by group and
+//! instant: mails that were composed together have the same of both.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -52,7 +53,7 @@ pub struct NewMail {
     pub ticket: Ticket,
     /// The value of its `Message-ID` field.
     pub message_id: String,
-    /// Its `Date`.
+    /// Its `Date`. A mail and its copies have the same, and no other mail of the group has it.
     pub created_at: Timestamp,
     /// Its subject, decoded.
     pub subject: String,
@@ -128,19 +129,19 @@ impl<'a> Generator<'a> {
     /// Brings committed mails into the order in which they are published, and takes out the copies
     /// that were committed before the mail they belong to was.
     fn order_copies_first(&self, committed: &mut Vec<MailId>) -> Result<Vec<MailId>> {
-        let (mut copies, mut mails, mut tickets) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut copies, mut mails, mut occasions) = (Vec::new(), Vec::new(), HashSet::new());
         for id in committed.drain(..) {
-            match self.outbox.sidecar(&id)? {
-                Some(sidecar) if sidecar.mark_sent => {
-                    mails.push(id);
-                    tickets.insert(sidecar.ticket);
-                }
-                Some(copy) => copies.push((id, copy.ticket)),
-                None => {}
+            let Some(sidecar) = self.outbox.sidecar(&id)? else { continue };
+            let occasion = (sidecar.group, sidecar.created_at);
+            if sidecar.mark_sent {
+                mails.push(id);
+                occasions.insert(occasion);
+            } else {
+                copies.push((id, occasion));
             }
         }
         let (whole, abandoned): (Vec<_>, Vec<_>) =
-            copies.into_iter().partition(|(_, ticket)| tickets.contains(ticket));
+            copies.into_iter().partition(|(_, occasion)| occasions.contains(occasion));
         committed.extend(whole.into_iter().map(|(id, _)| id).chain(mails));
         Ok(abandoned.into_iter().map(|(id, _)| id).collect())
     }

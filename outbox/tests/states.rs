@@ -155,10 +155,14 @@ fn a_committed_mail_is_published_and_claims_its_directives_before_and_after() {
 fn a_copy_committed_without_its_mail_is_removed_and_one_with_it_is_published() {
     let case = case();
     let mut generator = case.outbox.lock_generator().unwrap().unwrap();
+    // Of another part of the same group.
+    let mut later = mail(10_000_002, &[]);
+    later.created_at += jiff::SignedDuration::from_micros(1);
     let drafts = vec![
         generator.draft(mail(10_000_001, &[1]), MAIL).unwrap(),
-        generator.draft(mail(10_000_001, &[]), MAIL).unwrap(),
-        generator.draft(mail(10_000_002, &[]), MAIL).unwrap(),
+        // Whatever its ticket is.
+        generator.draft(mail(10_000_003, &[]), MAIL).unwrap(),
+        generator.draft(later, MAIL).unwrap(),
     ];
     let ids = generator.publish(drafts).unwrap();
     drop(generator);

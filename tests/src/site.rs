@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::database::Database;
+use crate::events;
 use crate::gnupg::Gnupg;
 use crate::postgres_cluster::{Cluster, DELIVERER_ROLE, GENERATOR_ROLE};
 use crate::programs::{Finished, Programs, Running};
@@ -338,6 +339,13 @@ impl Site {
     /// Stores events.
     pub fn insert<'a>(&self, events: impl IntoIterator<Item = &'a Value>) -> Vec<i64> {
         self.database.insert_events(events)
+    }
+
+    /// Stores the project's sample events, with directives of an hour ago: some formats wait until no
+    /// more of them come.
+    pub fn insert_samples(&self) {
+        self.insert(&events::sample());
+        self.sql("UPDATE directives SET inserted_at = inserted_at - interval '1 hour'");
     }
 
     /// The first column of a query's result.

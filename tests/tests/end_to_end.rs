@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 #[test]
 fn each_group_of_the_sample_events_becomes_a_mail_that_gnupg_and_python_read_but_for_xarf() {
     let site = Site::new(programs!()).build();
-    site.insert(&events::sample());
+    site.insert_samples();
     let run = site.generator(&["run", "--all"]).expect(1);
 
     let (mailed, failed): (Vec<Group>, Vec<Group>) =
@@ -96,7 +96,7 @@ fn each_group_of_the_sample_events_becomes_a_mail_that_gnupg_and_python_read_but
 fn what_postfix_takes_is_marked_and_archived_and_arrives_with_the_signed_bytes_untouched() {
     let postfix = Postfix::shared();
     let site = Site::new(programs!()).relay(postfix.port()).build();
-    site.insert(&events::sample());
+    site.insert_samples();
     site.generator(&["run", "--all"]).expect(1);
     let (sidecars, before) = (site.sidecars(), bytes_by_message_id(&site.listed("new")));
 

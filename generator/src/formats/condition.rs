@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use outbox::GroupKey;
 
-use super::pattern::Patterns;
+use crate::pattern::Patterns;
 
 /// A rule is for the groups that `when` matches and `unless` does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,8 +55,8 @@ pub(super) fn aggregate<'k>(key: &'k GroupKey, name: &str) -> Option<&'k str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pattern::Pattern;
     use super::*;
+    use crate::pattern::Pattern;
 
     fn patterns(text: &str) -> Patterns {
         Patterns(vec![Pattern::new(text)])

@@ -23,7 +23,12 @@ impl Definitions {
         now: Timestamp,
         scripts: &mut dyn Ask,
     ) -> Result<Option<Decision>, DecideError> {
-        let mut given = Given { key: &group.key, layers: Vec::new(), copies: Vec::new() };
+        let mut given = Given {
+            key: &group.key,
+            events: group.events().len(),
+            layers: Vec::new(),
+            copies: Vec::new(),
+        };
         for step in &self.order {
             let file = match *step {
                 Step::File(index) => &self.files[index],
@@ -64,6 +69,8 @@ fn takes(format: &Format, key: &GroupKey) -> Option<Data> {
 /// What the rules so far give to a group's mails, whatever format takes it.
 struct Given<'d> {
     key: &'d GroupKey,
+    /// How many events the group has.
+    events: usize,
     layers: Vec<Layer<'d>>,
     copies: Vec<&'d Copy>,
 }
@@ -89,7 +96,7 @@ impl<'d> Given<'d> {
         scripts: &mut dyn Ask,
     ) -> Result<Option<Decision>, DecideError> {
         let name = FormatName { name: script.name.clone(), file: script.name.clone() };
-        match scripts.ask(script, group, now, &self.substitutions(None, &[])) {
+        match scripts.ask(script, group, now, &self.substitutions(None, false, &[])) {
             Ok(Answer::Pass(texts)) => {
                 self.layers.push(Layer::Script(texts));
                 Ok(None)
@@ -113,9 +120,9 @@ impl<'d> Given<'d> {
         let mut mails = Vec::new();
         for mut mail in said {
             let own = std::mem::take(&mut mail.substitutions);
-            mail.substitutions = self.substitutions(Some(mail.data), &[&own]);
+            mail.substitutions = self.substitutions(Some(mail.data), false, &[&own]);
             let copies = self.copies.iter().filter(|_| mail.mark_sent);
-            let copies: Vec<_> = copies.map(|copy| self.copy(copy, &own, &mail)).collect();
+            let copies: Vec<_> = copies.map(|copy| self.copy(copy, &own, false, &mail)).collect();
             mails.push(mail);
             mails.extend(copies);
         }
@@ -124,10 +131,14 @@ impl<'d> Given<'d> {
 
     fn plan(&self, name: FormatName, format: &Format, data: Data) -> Plan {
         let template = format.template.clone();
+        let split_after = format.split_after;
+        let split = split_after.is_some_and(|most| self.events > most.get());
         let mail = MailPlan {
             columns: format.columns.clone(),
             data,
-            substitutions: self.substitutions(Some(data), &[&format.substitutions]),
+            csv: format.csv,
+            compress: format.compress,
+            substitutions: self.substitutions(Some(data), split, &[&format.substitutions]),
             template: template
                 .unwrap_or_else(|| TemplateChoice::Named(self.key.template_name.clone())),
             envelope_to: None,
@@ -136,19 +147,21 @@ impl<'d> Given<'d> {
             events: None,
         };
         let own = &format.substitutions;
-        let copies = self.copies.iter().map(|copy| self.copy(copy, own, &mail));
+        let copies = self.copies.iter().map(|copy| self.copy(copy, own, split, &mail));
         let copies: Vec<_> = copies.collect();
         let mails = std::iter::once(mail).chain(copies).collect();
-        Plan { format: name, mails, split_after: None }
+        Plan { format: name, mails, split_after }
     }
 
-    fn copy(&self, copy: &Copy, own: &Texts, mail: &MailPlan) -> MailPlan {
+    fn copy(&self, copy: &Copy, own: &Texts, split: bool, mail: &MailPlan) -> MailPlan {
         let other = copy.data.as_ref().and_then(|rule| rule.choose(&self.key.event_data_format));
         let data = other.unwrap_or(mail.data);
         MailPlan {
             columns: copy.columns.as_ref().unwrap_or(&mail.columns).clone(),
             data,
-            substitutions: self.substitutions(Some(data), &[own, &copy.substitutions]),
+            csv: copy.csv.unwrap_or(mail.csv),
+            compress: copy.compress.or(mail.compress),
+            substitutions: self.substitutions(Some(data), split, &[own, &copy.substitutions]),
             template: copy.template.as_ref().unwrap_or(&mail.template).clone(),
             envelope_to: Some(copy.envelope_to.clone()),
             mark_sent: false,
@@ -159,7 +172,7 @@ impl<'d> Given<'d> {
 
     /// The later file wins, and what is more particular wins over what is more general. Those for a
     /// form of data are left out where none is given.
-    fn substitutions(&self, data: Option<Data>, own: &[&Texts]) -> Texts {
+    fn substitutions(&self, data: Option<Data>, split: bool, own: &[&Texts]) -> Texts {
         let mut texts = Texts::new();
         for layer in &self.layers {
             let file = match layer {
@@ -173,6 +186,9 @@ impl<'d> Given<'d> {
             let when = file.substitutions_when.iter().find(|rule| rule.condition.matches(self.key));
             texts.extend(file.substitutions.clone());
             texts.extend(for_data.cloned().unwrap_or_default());
+            if split {
+                texts.extend(file.substitutions_if_split.clone());
+            }
             texts.extend(when.map(|rule| rule.set.clone()).unwrap_or_default());
         }
         for set in own {

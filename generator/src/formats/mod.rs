@@ -10,14 +10,15 @@
 //! | --- | --- |
 //! | `[substitutions]` | texts for the templates of this file's formats and all later ones |
 //! | `[substitutions_for_data.inline]`, `….attachment` | the same, by where a mail has its table |
+//! | `[substitutions_if_split]` | the same, for mails that are parts of a group |
 //! | `[[substitutions_when]]` | the same, by group: of those in a file, the first that matches adds its `set` |
 //! | `[titles]` | what stands above a field's column in this file |
 //! | `[[copy]]` | a copy of the mail of each group it matches, for this file's formats and all later ones |
 //! | `[[format]]` | what becomes of the groups it is for |
 //!
 //! Where a name is set twice, the later file wins; in a file, `[[substitutions_when]]` wins over
-//! `[substitutions_for_data]` and that over `[substitutions]`; a format's own `substitutions` win
-//! over all of these, and a copy's own over the format's.
+//! `[substitutions_if_split]`, that over `[substitutions_for_data]`, and that over `[substitutions]`;
+//! a format's own `substitutions` win over all of these, and a copy's own over the format's.
 //!
 //! # Conditions
 //!
@@ -35,15 +36,17 @@
 //! (without a title: that of `[titles]`, or else the field's own name, without `extra.`); `data`:
 //! `"inline"` (default) or `"attachment"`, or by the group's `event_data_format`:
 //! `{ attachment = "*_attachment", inline = "*" }`, where the first that matches counts and a group
-//! that none matches is not for the format; `postpone`; `substitutions`; and `template`, or
-//! `subject` and `body`, or neither for the template that the directive names.
+//! that none matches is not for the format; `postpone`; `split_after`, a number of events;
+//! `attachment = { compress = "zip", above = "256 KiB" }` (or `"gzip"`; without `above` always);
+//! `csv = { guard_formulas = true, bom = true }`; `substitutions`; and `template`, or `subject` and
+//! `body`, or neither for the template that the directive names.
 //!
 //! `postpone` has `newest_directive_younger_than`, `observation_younger_than` (both `"90s"`,
 //! `"15m"`, `"2h"`, `"1d"`) and `within_notification_interval = true`: a group for which one holds
 //! waits.
 //!
 //! `[[copy]]` needs `envelope_to`, an address or a list; it can have all of a format's keys but
-//! `name` and `postpone`, and is like the group's mail in what it does not set.
+//! `name`, `postpone` and `split_after`, and is like the group's mail in what it does not set.
 //!
 //! An unknown key is an error, and all errors of all files are told at once.
 //!
@@ -54,7 +57,6 @@
 mod condition;
 mod decide;
 mod error;
-mod pattern;
 mod plan;
 mod postpone;
 mod read;
@@ -71,7 +73,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::{DecideError, LoadError, Problem};
-pub use plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text, TicketOf};
+pub use plan::{
+    Compress, Compression, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text,
+    TicketOf,
+};
 pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
 
 use crate::column::Field;
@@ -180,6 +185,7 @@ impl Definitions {
         let sets = self.files.iter().flat_map(|file| {
             let own = [&file.substitutions].into_iter();
             own.chain(file.substitutions_for_data.values())
+                .chain([&file.substitutions_if_split])
                 .chain(file.substitutions_when.iter().map(|rule| &rule.set))
                 .chain(file.copies.iter().map(|copy| &copy.substitutions))
                 .chain(file.formats.iter().map(|format| &format.substitutions))

@@ -10,6 +10,7 @@ use outbox::Ticket;
 use crate::address::Address;
 use crate::column::Column;
 use crate::group::EventId;
+use crate::table::TableOptions;
 
 /// What becomes of a group that a format takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +71,17 @@ pub struct MailPlan {
     pub columns: Vec<Column>,
     /// Where the table stands.
     pub data: Data,
+    /// How the table is written.
+    pub csv: TableOptions,
+    /// Whether an attached table is compressed.
+    pub compress: Option<Compress>,
     /// What the template can name beside `ticket_number`, `events_as_csv` and the group's
     /// aggregate identifier, which all three win over a substitution of the same name.
     ///
-    /// Each text that is not verbatim is itself a template, in which `ticket_number` and the aggregate identifier have
-    /// values and nothing else has. Expand one only when the mail's template names it, so that a
-    /// text for some groups does no harm to others, and never expand the result again.
+    /// Each text that is not verbatim is itself a template, in which `ticket_number`, the aggregate
+    /// identifier and the mail's facts have values and nothing else has. Expand one only when the
+    /// mail's template names it, so that a text for some groups does no harm to others, and never
+    /// expand the result again.
     pub substitutions: BTreeMap<String, Text>,
     /// Subject and body.
     pub template: TemplateChoice,
@@ -108,6 +114,37 @@ impl Data {
         match self {
             Self::Inline => "inline",
             Self::Attachment => "attachment",
+        }
+    }
+}
+
+/// That an attachment is compressed, and from which size on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// How.
+    pub how: Compression,
+    /// One with more octets is.
+    pub above: u64,
+}
+
+/// A format of compressed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// An archive with the file in it.
+    Zip,
+    /// RFC 1952.
+    Gzip,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Zip, Self::Gzip];
+
+    /// The name in a definition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zip => "zip",
+            Self::Gzip => "gzip",
         }
     }
 }

@@ -1,24 +1,27 @@
 //! From the text of one definition file to its rules.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use jiff::SignedDuration;
-use outbox_config::parse_duration;
+use outbox_config::{parse_duration, parse_size};
 use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
 use super::error::Problem;
-use super::pattern::{Pattern, Patterns};
-use super::plan::{Data, TemplateChoice, Text};
+use super::plan::{Compress, Compression, Data, TemplateChoice, Text};
 use super::postpone::Postpone;
 use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
 use super::toml_table::{Problems, Table, Value, hint};
 use crate::address::Address;
 use crate::column::{Column, Field};
+use crate::facts::Facts;
+use crate::pattern::{Pattern, Patterns};
+use crate::table::TableOptions;
 
 /// Names whose value every mail gives itself.
-const RESERVED: [&str; 2] = ["ticket_number", "events_as_csv"];
+const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_name"];
 
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
@@ -53,6 +56,7 @@ impl Reader<'_> {
         }
         let substitutions = self.optional(&mut root, "substitutions", Self::texts);
         let for_data = self.optional(&mut root, "substitutions_for_data", Self::for_data);
+        let if_split = self.optional(&mut root, "substitutions_if_split", Self::texts);
         let substitutions_when = self.each(&mut root, "substitutions_when", Self::conditional);
         let copies = self.each(&mut root, "copy", Self::copy);
         let formats = self.each(&mut root, "format", Self::format);
@@ -61,6 +65,7 @@ impl Reader<'_> {
             name: self.file.clone(),
             substitutions: substitutions.unwrap_or_default(),
             substitutions_for_data: for_data.unwrap_or_default(),
+            substitutions_if_split: if_split.unwrap_or_default(),
             substitutions_when,
             copies,
             formats,
@@ -110,7 +115,7 @@ impl Reader<'_> {
         let mut texts = Texts::new();
         for entry in table.entries() {
             let name = entry.key;
-            if RESERVED.contains(&name) {
+            if RESERVED.contains(&name) || Facts::NAMES.contains(&name) {
                 let message = format!("`{name}` has its value from the mail and can't be set");
                 self.problems.report(entry.key_offset, message);
             } else if !is_placeholder(name) {
@@ -167,6 +172,8 @@ impl Reader<'_> {
             envelope_to,
             columns: self.optional(&mut table, "columns", Self::columns),
             data: self.optional(&mut table, "data", Self::data).flatten(),
+            csv: self.optional(&mut table, "csv", Self::csv),
+            compress: self.optional(&mut table, "attachment", Self::compress).flatten(),
             substitutions: self
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
@@ -194,6 +201,9 @@ impl Reader<'_> {
                 .optional(&mut table, "data", Self::data)
                 .flatten()
                 .unwrap_or(DataRule::Always(Data::Inline)),
+            csv: self.optional(&mut table, "csv", Self::csv).unwrap_or_default(),
+            compress: self.optional(&mut table, "attachment", Self::compress).flatten(),
+            split_after: self.optional(&mut table, "split_after", Self::number).flatten(),
             substitutions: self
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
@@ -373,6 +383,48 @@ impl Reader<'_> {
             value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
         }
         data
+    }
+
+    /// `{ guard_formulas = true, bom = true }`.
+    fn csv(&mut self, value: Value) -> TableOptions {
+        let Some(mut table) = value.table("`csv`", &mut self.problems) else {
+            return TableOptions::default();
+        };
+        let mut option = |table: &mut Table, key| {
+            let value = table.get(key).and_then(|value| value.boolean(&mut self.problems));
+            value.unwrap_or(false)
+        };
+        let options = TableOptions {
+            guard_formulas: option(&mut table, "guard_formulas"),
+            bom: option(&mut table, "bom"),
+        };
+        table.deny_unknown(&mut self.problems);
+        options
+    }
+
+    /// `{ compress = "zip", above = "256 KiB" }`.
+    fn compress(&mut self, value: Value) -> Option<Compress> {
+        let mut table = value.table("`attachment`", &mut self.problems)?;
+        let how = table.require("compress", &mut self.problems);
+        let how = how.and_then(|value| {
+            let name = value.string(&mut self.problems)?;
+            let how = Compression::ALL.into_iter().find(|how| how.as_str() == name);
+            if how.is_none() {
+                let hint = hint(name, &Compression::ALL.map(Compression::as_str));
+                value.report(&mut self.problems, format!("unknown compression {name:?}{hint}"));
+            }
+            how
+        });
+        let above = table.get("above").and_then(|value| {
+            let size = parse_size(value.string(&mut self.problems)?);
+            size.map_err(|message| value.report(&mut self.problems, message)).ok()
+        });
+        table.deny_unknown(&mut self.problems);
+        Some(Compress { how: how?, above: above.unwrap_or(0) })
+    }
+
+    fn number(&mut self, value: Value) -> Option<NonZeroUsize> {
+        value.number(&mut self.problems)
     }
 
     /// `template`, or `subject` and `body`, or none of them.

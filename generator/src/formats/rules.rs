@@ -1,13 +1,15 @@
 //! The rules as they were read from the files. Plain data.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use super::condition::Condition;
-use super::pattern::Patterns;
-use super::plan::{Data, TemplateChoice, Text};
+use super::plan::{Compress, Data, TemplateChoice, Text};
 use super::postpone::Postpone;
 use crate::address::Address;
 use crate::column::Column;
+use crate::pattern::Patterns;
+use crate::table::TableOptions;
 
 /// Texts for a template, by the name it uses.
 pub(super) type Texts = BTreeMap<String, Text>;
@@ -18,6 +20,7 @@ pub(super) struct File {
     pub(super) name: String,
     pub(super) substitutions: Texts,
     pub(super) substitutions_for_data: BTreeMap<Data, Texts>,
+    pub(super) substitutions_if_split: Texts,
     pub(super) substitutions_when: Vec<ConditionalTexts>,
     pub(super) copies: Vec<Copy>,
     pub(super) formats: Vec<Format>,
@@ -37,6 +40,8 @@ pub(super) struct Copy {
     pub(super) envelope_to: Vec<Address>,
     pub(super) columns: Option<Vec<Column>>,
     pub(super) data: Option<DataRule>,
+    pub(super) csv: Option<TableOptions>,
+    pub(super) compress: Option<Compress>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
 }
@@ -50,6 +55,9 @@ pub(super) struct Format {
     pub(super) postpone: Postpone,
     pub(super) columns: Vec<Column>,
     pub(super) data: DataRule,
+    pub(super) csv: TableOptions,
+    pub(super) compress: Option<Compress>,
+    pub(super) split_after: Option<NonZeroUsize>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
 }

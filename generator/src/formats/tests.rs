@@ -668,3 +668,74 @@ fn a_copy_is_like_the_mail_in_all_that_its_rule_does_not_say() {
     assert_eq!(text(other, "own"), Some("copy"));
     assert_eq!(text(other, "kept"), Some("kept"));
 }
+
+#[test]
+fn a_split_group_has_the_texts_for_parts_and_a_small_one_has_not() {
+    let definitions = load(&[(
+        "10-test.toml",
+        r#"
+        [substitutions]
+        part = ""
+        kept = "kept"
+        [substitutions_for_data.inline]
+        part = "inline"
+        [substitutions_if_split]
+        part = " (part ${part_number} of ${number_of_parts})"
+        [[format]]
+        name = "x"
+        columns = ["source.ip"]
+        split_after = 2
+        [[copy]]
+        envelope_to = "copy@cert.example"
+        "#,
+    )]);
+    let mut group = group("text", "csv");
+    for (events, expected) in [
+        (vec![1, 2], "inline"),
+        (vec![1, 2, 1], "inline"),
+        (vec![1, 2, 3], " (part ${part_number} of ${number_of_parts})"),
+    ] {
+        group.event_ids = events.into_iter().map(crate::group::EventId).collect();
+        let plan = plan(&definitions, &group);
+        for mail in &plan.mails {
+            assert_eq!(text(mail, "part"), Some(expected));
+            assert_eq!(text(mail, "kept"), Some("kept"));
+        }
+    }
+}
+
+#[test]
+fn a_format_says_how_its_table_is_written_and_a_copy_may_say_otherwise() {
+    let options = "csv = { guard_formulas = true, bom = true }\n\
+                   attachment = { compress = \"zip\", above = \"256 KiB\" }";
+    let copies = "[[copy]]\nenvelope_to = \"a@cert.example\"\n\
+                  [[copy]]\nenvelope_to = \"b@cert.example\"\ncsv = {}\n\
+                  attachment = { compress = \"gzip\" }\n";
+    let definitions = load(&[("10-a.toml", &format!("{copies}{REST}{options}"))]);
+    let plan = plan(&definitions, &group("text", "csv"));
+    let [mail, same, other] = plan.mails.as_slice() else { panic!("{:?}", plan.mails) };
+    assert_eq!((mail.csv.guard_formulas, mail.csv.bom), (true, true));
+    assert_eq!(mail.compress, Some(Compress { how: Compression::Zip, above: 262_144 }));
+    assert_eq!((same.csv, same.compress), (mail.csv, mail.compress));
+    assert_eq!((other.csv.guard_formulas, other.csv.bom), (false, false));
+    assert_eq!(other.compress, Some(Compress { how: Compression::Gzip, above: 0 }));
+}
+
+#[test]
+fn what_means_nothing_in_the_options_of_a_format_is_refused() {
+    for (text, words) in [
+        ("split_after = 0", "`split_after` must be a whole number from 1"),
+        ("split_after = -1", "`split_after` must be a whole number from 1"),
+        ("split_after = \"2\"", "`split_after` must be a whole number from 1"),
+        ("attachment = { above = \"1K\" }", "lacks the key `compress`"),
+        ("attachment = { compress = \"rar\" }", "unknown compression \"rar\""),
+        ("attachment = { compress = \"zip\", above = \"1 MB\" }", "\"1 MB\" is no size"),
+        ("csv = { guard_formulae = true }", "did you mean `guard_formulas`?"),
+        ("csv = { bom = 1 }", "`bom` must be true or false"),
+        ("substitutions = { number_of_events = \"1\" }", "can't be set"),
+        ("substitutions = { attachment_name = \"1\" }", "can't be set"),
+    ] {
+        let problem = problem_in_format(text);
+        assert!(problem.contains(words), "{text}: {problem}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Typed, strict access to a parsed TOML table: every problem is kept with its place, and reading
 //! goes on, so that one look shows all that is wrong.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::Path;
 
@@ -157,6 +158,18 @@ impl<'t> Value<'t> {
             self.wrong_type(problems, "true or false");
         }
         value
+    }
+
+    /// A whole number from 1.
+    pub(super) fn number(&self, problems: &mut Problems) -> Option<NonZeroUsize> {
+        let number = match self.toml.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            self.report(problems, format!("`{}` must be a whole number from 1", self.key));
+        }
+        number
     }
 
     /// A string as itself, a whole number as it is written.

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use outbox::Ticket;
+use outbox_config::parse_size;
 use tracing::{debug, warn};
 
-use super::protocol::{Column as SaidColumn, Notification};
+use super::protocol::{Attachment, Column as SaidColumn, Notification};
 use crate::address::Address;
 use crate::column::{Column, Field};
-use crate::formats::{Data, MailPlan, TemplateChoice, Text, TicketOf};
+use crate::formats::{Compress, Compression, Data, MailPlan, TemplateChoice, Text, TicketOf};
 use crate::group::{EventId, Group, ids};
+use crate::table::TableOptions;
 
 /// What an answer is held against.
 pub(super) struct Question<'a> {
@@ -56,6 +58,8 @@ impl Question<'_> {
         Ok(MailPlan {
             columns: columns.collect::<Result<_, _>>()?,
             data,
+            csv: TableOptions { guard_formulas: said.csv.guard_formulas, bom: said.csv.bom },
+            compress: said.attachment.map(|said| compress(&said)).transpose()?,
             substitutions: self.texts(said.substitutions)?,
             template: self.template(said.template, said.subject, said.body)?,
             envelope_to: said.envelope_to.map(|list| addresses(&list.0)).transpose()?,
@@ -171,6 +175,13 @@ fn column(said: SaidColumn) -> Result<Column, String> {
             Column { field: Field::Given(Rc::new(values.collect())), title }
         }
     })
+}
+
+fn compress(said: &Attachment) -> Result<Compress, String> {
+    let how = Compression::ALL.into_iter().find(|how| how.as_str() == said.compress);
+    let how = how.ok_or_else(|| format!("attachment.compress: {:?} is unknown", said.compress))?;
+    let above = said.above.as_deref().map_or(Ok(0), parse_size);
+    Ok(Compress { how, above: above.map_err(|error| format!("attachment.above: {error}"))? })
 }
 
 fn addresses(said: &[String]) -> Result<Vec<Address>, String> {

@@ -147,6 +147,10 @@ pub struct Notification {
     #[serde(default)]
     pub(super) data: Option<String>,
     #[serde(default)]
+    pub(super) csv: Csv,
+    #[serde(default)]
+    pub(super) attachment: Option<Attachment>,
+    #[serde(default)]
     pub(super) template: Option<String>,
     #[serde(default)]
     pub(super) subject: Option<String>,
@@ -166,6 +170,22 @@ pub struct Notification {
 
 fn yes() -> bool {
     true
+}
+
+/// How the table is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, DeriveDeserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Csv {
+    pub(super) guard_formulas: bool,
+    pub(super) bom: bool,
+}
+
+/// How an attached table is compressed.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveDeserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attachment {
+    pub(super) compress: String,
+    pub(super) above: Option<String>,
 }
 
 /// A column as a script describes it.
@@ -287,7 +307,8 @@ mod tests {
         let line = r#"{"notifications": [{
             "columns": ["source.ip", {"field": "extra.a", "title": "b"},
                         {"title": "c", "values": {"7": "x", "8": null}}],
-            "data": "attachment", "subject": "s", "body": "b", "substitutions": {"a": "b"},
+            "data": "attachment", "csv": {"bom": true}, "attachment": {"compress": "zip"},
+            "subject": "s", "body": "b", "substitutions": {"a": "b"},
             "envelope_to": "a@b.example", "mark_sent": false, "ticket": "20261125-10000001",
             "event_ids": [7, 8]}]}"#;
         let Ok(Some(Message::Notifications(list))) = read(line.replace('\n', " ").as_bytes())
@@ -310,6 +331,8 @@ mod tests {
                     },
                 ],
                 data: Some("attachment".into()),
+                csv: Csv { guard_formulas: false, bom: true },
+                attachment: Some(Attachment { compress: "zip".into(), above: None }),
                 template: None,
                 subject: Some("s".into()),
                 body: Some("b".into()),

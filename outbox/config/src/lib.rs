@@ -28,4 +28,4 @@ pub use settings::{
     Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
     ReviewSettings, ScriptSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
 };
-pub use size::size_words;
+pub use size::{parse_size, size_words};

@@ -262,6 +262,9 @@ pub struct OutboxSettings {
     pub min_free: u64,
     /// How many files more its file system must have room for.
     pub min_free_inodes: u64,
+    /// How large a mail may be, in octets. No limit if missing.
+    #[serde(deserialize_with = "size::deserialize_option")]
+    pub max_mail_size: Option<u64>,
 }
 
 impl Default for OutboxSettings {
@@ -270,6 +273,7 @@ impl Default for OutboxSettings {
             path: "/var/spool/intelmq-outbox".into(),
             min_free: 100 << 20,
             min_free_inodes: 1000,
+            max_mail_size: None,
         }
     }
 }
@@ -342,11 +346,15 @@ pub enum Uncertain {
 }
 
 /// Section `review`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReviewSettings {
     /// Whether every new mail is held until a person releases it.
     pub hold_new: bool,
+    /// Patterns of addresses, with `*`, to which alone mails are written; any if missing.
+    pub only_recipients: Option<Vec<String>>,
+    /// An address, or more with commas between, that all mails go to instead of their recipients.
+    pub redirect_to: Option<String>,
 }
 
 /// Section `scripts`.
@@ -471,6 +479,9 @@ impl Config {
         }
         if delivery.unmarked_limit == 0 {
             return wrong("delivery.unmarked_limit", "must be at least 1");
+        }
+        if self.review.only_recipients.as_ref().is_some_and(Vec::is_empty) {
+            return wrong("review.only_recipients", "is empty, so that no mail could be written");
         }
         if let Some(address) = self.metrics.listen
             && !address.ip().is_loopback()

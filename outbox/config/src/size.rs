@@ -2,17 +2,17 @@
 
 use serde::Deserialize;
 
-/// Reads `4096`, `500K`, `100M` or `2G`: a whole number of octets, or of 1024, 1024² or 1024³ of
-/// them. Fails in words that say the form.
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads `4096`, `500K`, `100M` or `2G`, the units also as in `256 KiB`: a whole number of octets, or
+/// of 1024, 1024² or 1024³ of them. Fails in words that say the form.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{text:?} is no size: write a whole number and K, M or G, as in \"500M\"");
-    let (number, factor) = match text.as_bytes().last() {
-        Some(b'K') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
-        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
+    let units = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30)];
+    let with_unit = units.into_iter().find_map(|(unit, factor)| {
+        let number = text.strip_suffix("iB").unwrap_or(text).strip_suffix(unit)?;
+        Some((number.strip_suffix(' ').unwrap_or(number), factor))
+    });
+    let (number, factor) = with_unit.unwrap_or((text, 1));
     if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
         return Err(wrong());
     }
@@ -59,7 +59,12 @@ mod tests {
         assert_eq!(parse_size("500K"), Ok(512_000));
         assert_eq!(parse_size("100M"), Ok(104_857_600));
         assert_eq!(parse_size("2G"), Ok(2_147_483_648));
-        for bad in ["", "M", "-1M", "+1M", "1.5G", "10MB", "10 M", "10m", "99999999999G"] {
+        assert_eq!(parse_size("256 KiB"), Ok(262_144));
+        assert_eq!(parse_size("1GiB"), Ok(1_073_741_824));
+        assert_eq!(parse_size("10 M"), Ok(10_485_760));
+        for bad in
+            ["", "M", "-1M", "+1M", "1.5G", "10MB", "10  M", " M", "10iB", "10m", "99999999999G"]
+        {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

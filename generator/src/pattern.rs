@@ -1,17 +1,19 @@
-//! Names with `*` as a wildcard.
+//! Names and addresses with `*` as a wildcard.
+
+use crate::address::Address;
 
 /// A text in which each `*` stands for any run of characters, also none. There is no escape, and
 /// upper and lower case differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub(crate) struct Pattern(String);
 
 impl Pattern {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
     /// Whether the whole of `text` is as the pattern says.
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
             return false;
@@ -32,11 +34,29 @@ impl Pattern {
 
 /// Alternatives: what one of them matches is matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Patterns(pub(super) Vec<Pattern>);
+pub(crate) struct Patterns(pub(crate) Vec<Pattern>);
 
 impl Patterns {
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(text))
+    }
+}
+
+/// A pattern for mail addresses: upper and lower case are one, and a domain may be written with
+/// non-ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddressPattern(Pattern);
+
+impl AddressPattern {
+    pub(crate) fn new(text: &str) -> Self {
+        let ascii = text.rsplit_once('@').and_then(|(local, domain)| {
+            Some(format!("{local}@{}", idna::domain_to_ascii(domain).ok()?))
+        });
+        Self(Pattern::new(&ascii.as_deref().unwrap_or(text).to_lowercase()))
+    }
+
+    pub(crate) fn matches(&self, address: &Address) -> bool {
+        self.0.matches(&address.as_str().to_lowercase())
     }
 }
 
