@@ -11,6 +11,7 @@ import datetime
 import json
 import logging
 import os
+import select
 import sys
 import threading
 import traceback
@@ -33,6 +34,10 @@ class Host:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
+    def pipe(self):
+        """The pipe that the generator reads from."""
+        return self._out.fileno()
+
     def hear(self):
         """The next line, or None at the end."""
         line = self._in.readline()
@@ -42,7 +47,10 @@ class Host:
     def answer(self, value):
         """Says what the generator asked for. After that nothing is said until it asks again."""
         with self._lock:
-            self.say(value)
+            try:
+                self.say(value)
+            except (TypeError, ValueError) as error:
+                self.say({"error": "what the script returned can not be passed on: %s" % error})
             self._asked = False
 
     def log(self, level, text):
@@ -221,9 +229,19 @@ def provide(sources):
         exec(compile(sources[name], "<outbox %s>" % name, "exec"), module.__dict__)
 
 
+def end_with(pipe):
+    """Waits until nobody reads from the pipe, and ends whatever a script is at."""
+    poll = select.poll()
+    # What has to be told is told without being asked for.
+    poll.register(pipe, 0)
+    poll.poll()
+    os._exit(1)
+
+
 def main(channel, sources):
     """Answers line by line, until there are no more."""
     host = Host(channel)
+    threading.Thread(target=end_with, args=(host.pipe(),), daemon=True).start()
     provide(sources)
     start = host.hear()["start"]
     runner = Runner(host, start["config"], start["level"])

@@ -1,7 +1,7 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 //!
 //! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
-//! one way: `store` (groups) → `formats` (plan) → `store` (events, tickets) → `render` (`table`,
+//! one way: `store` (groups) → `formats` (plan; asks `scripts`) → `store` (events, tickets) → `render` (`table`,
 //! `template`, `mail`, `openpgp`) → the outbox.
 
 pub mod address;
@@ -23,7 +23,7 @@ mod pattern;
 mod pending;
 mod render;
 mod run;
-pub mod scripts;
+mod scripts;
 mod store;
 pub mod table;
 pub mod template;

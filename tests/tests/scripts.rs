@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use outbox_tests::events::Directive;
 use outbox_tests::mail::{ReadMail, read};
 use outbox_tests::programs;
-use outbox_tests::programs::Finished;
-use outbox_tests::site::Site;
+use outbox_tests::programs::{Finished, wait_until};
+use outbox_tests::site::{Builder, Site};
 use serde_json::{Value, json};
 
 /// The scripts written for these tests, by their names.
@@ -27,8 +27,11 @@ const GENERIC: &str = "[${ticket_number}] events\n\n${events_as_csv}\n${signatur
 
 /// A site whose folder of definitions has these files, those without an ending executable.
 fn site(files: &[(&str, &str)]) -> Site {
-    let mut site = Site::new(programs!())
-        .unsigned()
+    with_scripts(Site::new(programs!()).unsigned(), files)
+}
+
+fn with_scripts(builder: Builder, files: &[(&str, &str)]) -> Site {
+    let mut site = builder
         .template("generic", GENERIC)
         .set("scripts", json!({"timeout": "2s", "config": {"team": "The team"}}))
         .build();
@@ -331,4 +334,41 @@ fn python_is_found_where_the_configuration_says_and_told_about_where_it_is_not()
     assert!(Path::new("/usr/bin/python3").exists());
     site.set("scripts.python", json!("/usr/bin/python3"));
     site.generator(&["run", "--all"]).expect(0);
+}
+
+#[test]
+fn no_script_gets_a_password() {
+    let program = "#!/bin/sh\nread -r line\nprintf '{\"error\": \"%s\"}\\n' \"$(env | tr '\\n\"\\\\' ' ')\"\n";
+    let python = "import os\ndef create_notifications(context):\n    \
+                  raise Exception(os.environ, context.config)\n";
+    for script in [("10-env", program), ("10env.py", python)] {
+        let secret = [("OUTBOX_SMTP_PASSWORD", "pass0".into()), ("OTHER", "other0".into())];
+        let mut site =
+            with_scripts(Site::new(programs!()).unsigned().environment(secret), &[script]);
+        site.set("smtp.password", json!("pass0"));
+        site.set("smtp.username", json!("user0"));
+        site.set("database.event.password", json!("pass0"));
+        site.insert(&outbox_tests::events::groups(1));
+        let run = site.generator(&["run", "--all"]).expect(1);
+        assert!(run.line("ERROR", &["the script 10"]).contains("other0"), "{run}");
+        assert!(!run.stderr.contains("pass0") && !run.stderr.contains("PASSWORD"), "{run}");
+    }
+}
+
+#[test]
+fn a_runner_whose_generator_is_killed_ends_whatever_its_script_is_at() {
+    let hang = "import os, sys\ndef create_notifications(context):\n    \
+                print('pid', os.getpid(), 'here', file=sys.stderr)\n    while True: pass\n";
+    let mut site = site(&[("10hang.py", hang)]);
+    site.set("scripts.timeout", json!("10m"));
+    site.insert(&outbox_tests::events::groups(1));
+    let run = site.start_generator(&["run", "--all"]);
+    let line = run.wait_for("here");
+    let pid = line.split("pid ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let process = Path::new("/proc").join(&pid);
+    assert!(process.exists());
+    drop(run);
+    let alive =
+        || fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    wait_until("the runner is gone", || !alive());
 }

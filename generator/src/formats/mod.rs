@@ -109,13 +109,14 @@ impl Definitions {
         let (mut order, mut ignored) = (Vec::new(), Vec::new());
         let mut problems = Vec::new();
         for path in &list(script_directory).map_err(folder)? {
-            if let Some(script) = ScriptFile::of(path) {
-                order.push(Step::Script(scripts.len()));
-                scripts.push(script);
-                continue;
-            }
             if !is_definition(path) {
-                ignored.push(path.clone());
+                match ScriptFile::of(path) {
+                    None => ignored.push(path.clone()),
+                    Some(script) => {
+                        order.push(Step::Script(scripts.len()));
+                        scripts.push(script);
+                    }
+                }
                 continue;
             }
             let text = fs::read_to_string(path).map_err(|error| {

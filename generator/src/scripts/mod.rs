@@ -1,8 +1,8 @@
 //! Scripts that say what becomes of a group where format definitions can't: started once a run,
 //! asked in lines of JSON, and given up on if they fail too often.
 //!
-//! [`process`] speaks with a process, [`protocol`] has what is said, [`answer`] makes a plan of it,
-//! [`host`] gives scripts what they ask for. Python scripts of Mailgen share one process, the runner,
+//! `process` speaks with a process, `protocol` has what is said, `answer` makes a plan of it, and
+//! `host` gives scripts what they ask for. Python scripts of Mailgen share one process, the runner,
 //! whose program is `generator/python/`.
 
 mod answer;
@@ -38,6 +38,8 @@ use protocol::{About, Message, Reply, Request};
 const STRIKES: u32 = 3;
 /// How many messages a script may send about one group.
 const MAX_MESSAGES: usize = 100_000;
+/// How often a script may ask for the events of one group.
+const MAX_LOADS: usize = 100;
 /// How much of a text for the log is kept, in characters.
 const MAX_LOG: usize = 4_000;
 
@@ -214,9 +216,10 @@ impl Ask for Asking<'_> {
             }
             Err(Failed::Answer(words)) => {
                 self.scripts.strikes.remove(&script.name);
-                Err(AskError::Script(words))
+                Err(AskError::Script(fit(&words, MAX_LOG)))
             }
             Err(Failed::Process(words)) => {
+                let words = fit(&words, MAX_LOG);
                 self.scripts.end(script);
                 let strikes = self.scripts.strikes.entry(script.name.clone());
                 let strikes = strikes.or_insert(Strikes { count: 0, last: String::new() });
@@ -298,6 +301,7 @@ fn converse(
     script: &ScriptFile,
     give: &mut dyn FnMut(Asked) -> anyhow::Result<Reply>,
 ) -> Result<Option<Message>, Failed> {
+    let mut loads = 0;
     for _ in 0..MAX_MESSAGES {
         let line = process.hear(&mut noise(&script.name))?;
         let message = protocol::read(&line).map_err(|error| {
@@ -314,10 +318,18 @@ fn converse(
             answer => return Ok(answer),
         };
         let begin = Instant::now();
+        let for_events = matches!(asked, Asked::Events(_));
         let reply = give(asked).map_err(Failed::Host)?;
         process.reply(&json(&reply));
-        // The time that the database took is not the script's.
-        process.extend(begin.elapsed());
+        if for_events {
+            loads += 1;
+            if loads > MAX_LOADS {
+                let words = format!("it asked for the events {MAX_LOADS} times, and was killed");
+                return Err(Failed::Process(words));
+            }
+            // The time that the database took is not the script's.
+            process.extend(begin.elapsed());
+        }
     }
     Err(Failed::Process(format!("it sent {MAX_MESSAGES} messages and no answer, and was killed")))
 }
