@@ -1,9 +1,10 @@
 //! Scripts decide on mails: those written for Mailgen, with all that they can name, and programs in
 //! any language. Whatever a script does, it costs the group that it was asked about, and no more.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use outbox_tests::events::Directive;
@@ -371,4 +372,55 @@ fn a_runner_whose_generator_is_killed_ends_whatever_its_script_is_at() {
     let alive =
         || fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
     wait_until("the runner is gone", || !alive());
+}
+
+/// Each mail in the outbox by its group, without what no two mails have in common.
+fn mails_by_group(site: &Site) -> BTreeMap<String, Value> {
+    let sidecars = site.sidecars();
+    let files: Vec<PathBuf> = site.listed("new");
+    let mails = read(&files, None);
+    assert_eq!(mails.len(), sidecars.len());
+    let mut by_group = BTreeMap::new();
+    for (file, mail) in files.iter().zip(mails) {
+        let id = file.file_name().unwrap().to_str().unwrap();
+        let sidecar = sidecars.iter().find(|sidecar| sidecar["id"] == id).expect("its sidecar");
+        let ticket = sidecar["ticket"].as_str().unwrap();
+        let content = json!({
+            "to": mail.header["to"],
+            "subject": mail.header["subject"].replace(ticket, "TICKET"),
+            "text": mail.text.replace(ticket, "TICKET"),
+            "attachment": mail.attachment,
+            "directives": sidecar["directive_ids"],
+            "envelope_to": sidecar["envelope"]["to"],
+        });
+        let before = by_group.insert(sidecar["group"].to_string(), content);
+        assert_eq!(before, None, "one mail for each group");
+    }
+    by_group
+}
+
+#[test]
+fn the_sample_events_become_the_same_mails_by_definitions_and_by_scripts() {
+    let by_definitions = Site::new(programs!()).unsigned().build();
+    by_definitions.insert_samples();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates/formats");
+    let variables = fs::read_to_string(shipped.join("00-variables.toml")).unwrap();
+    let script = include_str!("../scripts/50-as-defined.py");
+    by_definitions.generator(&["run", "--all"]);
+    let defined = mails_by_group(&by_definitions);
+    assert!(defined.len() > 30, "{}", defined.len());
+    // The values of the tables as the generator finds them, and as Python does.
+    for work_out in [false, true] {
+        let mut site = site(&[("00-variables.toml", &variables), ("50-as-defined.py", script)]);
+        site.set("template_dir", json!(shipped.parent()));
+        let config = json!({"definitions": shipped, "work_out": work_out});
+        site.set("scripts.config", config);
+        site.insert_samples();
+        site.generator(&["run", "--all"]);
+        let scripted = mails_by_group(&site);
+        for (group, mail) in &defined {
+            assert_eq!(scripted.get(group), Some(mail), "{work_out}: {group}");
+        }
+        assert_eq!(defined.len(), scripted.len());
+    }
 }
