@@ -14,8 +14,8 @@ use outbox_config::{Config, Failure};
 use crate::store::{EventColumns, check_condition, missing_rights};
 use crate::template::Template;
 use crate::tools::{
-    claims, definitions, destinations, envelope_from, scripts as load_scripts, sender, signer,
-    templates,
+    claims, definitions, destinations, envelope_from, openpgp, reporter, scripts as load_scripts,
+    sender, templates,
 };
 
 /// Checks all of it.
@@ -34,6 +34,7 @@ pub fn check(config: &Config) -> Result<(), Failure> {
 fn check_sender(config: &Config) -> anyhow::Result<String> {
     let sender = sender(config).map_err(Failure::into_error)?;
     let envelope_from = envelope_from(config, &sender).map_err(Failure::into_error)?;
+    reporter(config, &sender).map_err(Failure::into_error)?;
     let destinations =
         destinations(config, &sender, &envelope_from).map_err(Failure::into_error)?;
     let sender = sender.address;
@@ -48,14 +49,9 @@ fn check_sender(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_key(config: &Config) -> anyhow::Result<String> {
-    Ok(match signer(config.openpgp()?).map_err(Failure::into_error)? {
-        None => "mails are not signed (openpgp.always_sign is false)".to_owned(),
-        Some(signer) => {
-            let until = signer.expires_at();
-            let until = until.map_or("never".to_owned(), |until| until.to_string());
-            format!("{} signs without asking; expires: {until}", signer.fingerprint())
-        }
-    })
+    let sender = sender(config).map_err(Failure::into_error)?;
+    let mut openpgp = openpgp(config, &sender.address).map_err(Failure::into_error)?;
+    openpgp.report(config.openpgp()?, outbox::now())
 }
 
 fn check_formats(config: &Config) -> anyhow::Result<String> {

@@ -1,7 +1,7 @@
 //! A column of the table of events that a mail carries. Plain data.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::group::EventId;
 
@@ -22,7 +22,7 @@ pub enum Field {
     /// A key of the JSON object in the column `extra`.
     Extra(String),
     /// Nothing that the database knows: a script gave a text for each event. One without is empty.
-    Given(Rc<BTreeMap<EventId, String>>),
+    Given(Arc<BTreeMap<EventId, String>>),
 }
 
 impl Field {

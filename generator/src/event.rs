@@ -200,18 +200,17 @@ impl fmt::Display for Cell<'_> {
 }
 
 impl Value {
-    /// The value in JSON: times as in RFC 3339, addresses as text. A float that JSON has no number for
-    /// is text, too.
+    /// The value in JSON: times as in RFC 3339, addresses as text. Floats have the digits that
+    /// everyone sees, `nan` and `inf` are the texts they can only be.
     pub fn to_json(&self) -> serde_json::Value {
-        let float = |number: f64| {
-            Number::from_f64(number).map_or_else(|| self.to_string().into(), Into::into)
-        };
         match self {
             Self::Null => serde_json::Value::Null,
             Self::Text(text) => text.as_str().into(),
             Self::Integer(number) => (*number).into(),
-            Self::Real(number) => float(widen(*number)),
-            Self::Double(number) => float(*number),
+            Self::Real(_) | Self::Double(_) => {
+                let digits = self.to_string();
+                serde_json::from_str(&digits).unwrap_or(serde_json::Value::String(digits))
+            }
             Self::Boolean(truth) => (*truth).into(),
             Self::Time(time) => time.to_string().into(),
             Self::Inet(inet) => inet.to_string().into(),

@@ -1,8 +1,8 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 //!
 //! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
-//! one way: `store` (groups) → `formats` (plan; asks `scripts`) → `store` (events, tickets) → `render` (`table`,
-//! `template`, `mail`, `openpgp`) → the outbox.
+//! one way: `store` (groups) → `formats` (plan; asks `scripts`) → `store` (events, tickets) →
+//! `render` (`table`, `template`, `xarf`, `mail`, `openpgp`) → the outbox.
 
 pub mod address;
 mod check;
@@ -29,6 +29,7 @@ pub mod table;
 pub mod template;
 mod tickets;
 mod tools;
+pub mod xarf;
 
 use outbox_config::{Config, Failure};
 

@@ -1,24 +1,36 @@
-//! The bytes of a notification mail, signed or not.
+//! The bytes of a notification mail: bare, signed or encrypted.
 //!
-//! An unsigned mail is text, or text and an attachment in `multipart/mixed`. A signed one is
-//! `multipart/signed` (RFC 3156): the same structure is serialised once, and those very bytes are
-//! both signed and written. All of it is 7-bit with CRLF, and no line is longer than 998 octets
+//! A bare mail is text, or text and an attachment in `multipart/mixed`, or text and a report (see
+//! [`crate::xarf`]). What protects it is put around that by `protected`. All of it is 7-bit with
+//! CRLF, and no line is longer than 998 octets
 //! (RFC 5322, 2.1.1), but that an address can bring non-ASCII characters to the head (RFC 6532).
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use jiff::Timestamp;
 use mail_builder::MessageBuilder;
+use mail_builder::headers::HeaderType;
 use mail_builder::headers::address::Address as AddressList;
 use mail_builder::headers::content_type::ContentType;
+use mail_builder::headers::date::Date;
 use mail_builder::headers::raw::Raw;
+use mail_builder::headers::text::Text;
 use mail_builder::mime::{BodyPart, MimePart};
 use outbox::Ticket;
 
 use crate::address::{Address, Mailbox};
-use crate::openpgp::{SignError, Signer};
+use crate::openpgp::{EncryptError, Protection, SignError, Wrapping};
+use crate::xarf::{self, Evidence, Report};
 
+mod protected;
 mod quoted_printable;
+
+#[cfg(test)]
+mod report_tests;
+
+/// The fields of a header, in order.
+type Fields<'a> = Vec<(Cow<'a, str>, HeaderType<'a>)>;
 
 /// Everything that a mail says.
 #[derive(Clone, Copy, Debug)]
@@ -31,14 +43,25 @@ pub struct Letter<'a> {
     pub subject: &'a str,
     /// The text.
     pub body: &'a str,
-    /// Data that comes with the text.
-    pub attachment: Option<Attachment<'a>>,
+    /// What comes with the text.
+    pub with: With<'a>,
     /// When it was composed. The header has full seconds.
     pub date: Timestamp,
     /// Its own identification.
     pub message_id: &'a MessageId,
     /// The ticket that it is known by.
     pub ticket: &'a Ticket,
+}
+
+/// What comes with a mail's text.
+#[derive(Clone, Copy, Debug)]
+pub enum With<'a> {
+    /// Nothing.
+    Nothing,
+    /// A file.
+    File(Attachment<'a>),
+    /// A report.
+    Report(&'a Report),
 }
 
 /// A file that comes with a mail.
@@ -69,6 +92,9 @@ pub enum MailError {
     /// It can't be signed.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// It can't be encrypted.
+    #[error(transparent)]
+    Encrypt(#[from] EncryptError),
     /// The system gives no random bytes for a Message-ID.
     #[error("failed to get random bytes from the system: {0}")]
     Random(getrandom::Error),
@@ -111,46 +137,96 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// Writes a mail, signed if there is a `signer`. The same letter gives the same bytes, but for the
-/// signature.
+/// Writes a mail, signed or encrypted as `protection` says. The same letter gives the same bytes,
+/// but for signature and encryption.
 ///
-/// Fails if a header's value holds a control character, or if signing fails.
-pub fn compose(letter: &Letter<'_>, signer: Option<&mut dyn Signer>) -> Result<Vec<u8>, MailError> {
+/// Fails if a header's value holds a control character, or if signing or encrypting fails.
+pub fn compose(letter: &Letter<'_>, protection: Protection<'_>) -> Result<Vec<u8>, MailError> {
     check_headers(letter)?;
-    let content = content(letter);
-    let body = match signer {
-        Some(signer) => signed(content, letter.message_id, signer)?,
-        None => content,
-    };
+    let autocrypt = protection.autocrypt;
+    let (mut fields, mut content) = (fields(letter), content(letter));
+    if let With::Report(Report::Plain { .. }) = letter.with {
+        let is_signed = matches!(protection.wrapping, Wrapping::Signature(_));
+        if is_signed {
+            content = enclosed(letter, content)?;
+        }
+        fields.push(xarf(if is_signed { "SECURE" } else { "PLAIN" }));
+    }
+    let (mut fields, body) = protected::protect(fields, content, letter, protection)?;
+    // Not among the protected ones: the header is for clients that don't know us yet, and large.
+    if let Some(autocrypt) = autocrypt {
+        fields.push(("Autocrypt".into(), Raw::new(autocrypt).into()));
+    }
+    Ok(written(fields, body))
+}
+
+fn written(fields: Fields<'_>, body: MimePart<'_>) -> Vec<u8> {
+    let mut mail = MessageBuilder::new().body(body);
+    mail.headers = fields;
+    mail.write_to_vec().expect("a vector takes everything")
+}
+
+/// The header but for what tells of the content.
+fn fields<'a>(letter: &Letter<'a>) -> Fields<'a> {
     let Letter { from, to, subject, date, message_id, ticket, .. } = *letter;
     let address = |address: &'_ Address| AddressList::from(address.as_str().to_owned());
-    let mut mail = MessageBuilder::new()
-        .from(AddressList::new_address(from.name.as_deref(), from.address.as_str()))
-        .to(AddressList::new_list(to.iter().map(address).collect()));
-    mail = if subject.contains("=?") {
-        mail.header("Subject", Raw::new(encoded_words(subject)))
+    let subject: HeaderType<'a> = if subject.contains("=?") {
+        Raw::new(encoded_words(subject)).into()
     } else {
-        mail.subject(subject)
+        Text::new(subject).into()
     };
-    let bytes = mail
-        .date(date.as_second())
-        .header("Message-ID", Raw::new(message_id.as_str()))
-        .header("MIME-Version", Raw::new("1.0"))
+    let field = |name: &'static str, value: HeaderType<'a>| (Cow::from(name), value);
+    let raw = |name, value: &'a str| field(name, Raw::new(value).into());
+    let sender = AddressList::new_address(from.name.as_deref(), from.address.as_str());
+    vec![
+        field("From", sender.into()),
+        field("To", AddressList::new_list(to.iter().map(address).collect()).into()),
+        field("Subject", subject),
+        field("Date", Date::new(date.as_second()).into()),
+        raw("Message-ID", message_id.as_str()),
+        raw("MIME-Version", "1.0"),
         // RFC 3834, 5: no vacation notice answers this. The next line says it to Exchange.
-        .header("Auto-Submitted", Raw::new("auto-generated"))
-        .header("X-Auto-Response-Suppress", Raw::new("All"))
-        .header("X-Ticket", Raw::new(ticket.as_str()))
-        .body(body)
-        .write_to_vec()
-        .expect("a vector takes everything");
-    Ok(bytes)
+        raw("Auto-Submitted", "auto-generated"),
+        raw("X-Auto-Response-Suppress", "All"),
+        raw("X-Ticket", ticket.as_str()),
+    ]
+}
+
+/// Says in the header that there is a report of X-ARF 0.2, and whether it is enclosed.
+fn xarf(value: &'static str) -> (Cow<'static, str>, HeaderType<'static>) {
+    ("X-XARF".into(), Raw::new(value).into())
+}
+
+/// The mail in a mail that X-ARF 0.2 signs. It is the same mail without a signature, so that a
+/// program can take it out and read it as if it had come like that.
+fn enclosed(letter: &Letter<'_>, content: MimePart<'_>) -> Result<MimePart<'static>, MailError> {
+    // RFC 3156, 3: what is signed is 7-bit.
+    for (header, address) in
+        letter.to.iter().map(|to| ("To", to)).chain([("From", &letter.from.address)])
+    {
+        if !address.as_str().is_ascii() {
+            let reason = "there is a character that no signed X-ARF report can carry".into();
+            return Err(MailError::Header { header, reason, value: address.to_string() });
+        }
+    }
+    let mut fields = fields(letter);
+    fields.push(xarf("PLAIN"));
+    let bytes = written(fields, content);
+    let name = ContentType::new("message/rfc822").attribute("name", "xarf.eml");
+    Ok(MimePart::new(name, BodyPart::Binary(bytes.into()))
+        // RFC 2046, 5.2.1: no other encoding is allowed here.
+        .transfer_encoding("7bit")
+        .attachment("xarf.eml"))
 }
 
 /// Refuses what could end a header and begin another. Addresses, ticket and Message-ID are of
 /// types that hold no such thing.
 fn check_headers(letter: &Letter<'_>) -> Result<(), MailError> {
     let name = letter.from.name.as_deref();
-    let attachment = letter.attachment;
+    let attachment = match letter.with {
+        With::File(attachment) => Some(attachment),
+        With::Nothing | With::Report(_) => None,
+    };
     let file_name = attachment.map(|attachment| attachment.file_name);
     let content_type = attachment.map(|attachment| attachment.content_type);
     for (header, value) in [
@@ -173,50 +249,66 @@ fn check_headers(letter: &Letter<'_>) -> Result<(), MailError> {
     Ok(())
 }
 
-/// What the mail is about: text, or text and attachment.
+/// What the mail is about: text, and what comes with it.
 fn content<'a>(letter: &Letter<'a>) -> MimePart<'a> {
-    let text = MimePart::new("text/plain", quoted_printable::encode(letter.body))
-        .transfer_encoding("quoted-printable");
-    let Some(Attachment { file_name, content_type, bytes }) = letter.attachment else {
-        return text;
-    };
+    let text = text(ContentType::new("text/plain"), letter.body);
+    match letter.with {
+        With::Nothing => text,
+        With::File(Attachment { file_name, content_type, bytes }) => {
+            mixed(letter, vec![text, attachment(file_name, content_type, bytes)])
+        }
+        With::Report(Report::Plain { yaml, evidence }) => {
+            let report = ContentType::new("text/plain")
+                .attribute("charset", "utf-8")
+                .attribute("name", "report.txt");
+            let mut parts = vec![text, self::text(report, yaml)];
+            parts.extend(evidence.as_ref().map(|Evidence { content_type, bytes, .. }| {
+                let is_text = content_type.starts_with("text/") && str::from_utf8(bytes).is_ok();
+                let charset = if is_text { "; charset=utf-8" } else { "" };
+                attachment("evidence", format!("{content_type}{charset}"), bytes)
+            }));
+            mixed(letter, parts)
+        }
+        With::Report(Report::Json(json)) => {
+            // RFC 5965, 2 and 3.1, with a type of feedback that X-ARF has of its own.
+            let feedback = format!(
+                "Feedback-Type: xarf\r\nUser-Agent: {}\r\nVersion: 1\r\n",
+                xarf::USER_AGENT
+            );
+            let feedback = MimePart::new("message/feedback-report", feedback.into_bytes())
+                .transfer_encoding("7bit")
+                .inline();
+            let name = "xarf.json";
+            let json = attachment(name, format!("application/json; name={name}"), json.as_bytes());
+            let report = ContentType::new("multipart/report")
+                .attribute("report-type", "feedback-report")
+                .attribute("boundary", letter.message_id.boundary("report"));
+            MimePart::new(report, vec![text, feedback, json])
+        }
+    }
+}
+
+fn text<'a>(content_type: ContentType<'a>, text: &str) -> MimePart<'a> {
+    MimePart::new(content_type, quoted_printable::encode(text))
+        .transfer_encoding("quoted-printable")
+}
+
+fn mixed<'a>(letter: &Letter<'_>, parts: Vec<MimePart<'a>>) -> MimePart<'a> {
+    let boundary = letter.message_id.boundary("mixed");
+    MimePart::new(ContentType::new("multipart/mixed").attribute("boundary", boundary), parts)
+}
+
+fn attachment<'a>(
+    file_name: &'a str,
+    content_type: impl Into<Cow<'a, str>>,
+    bytes: &'a [u8],
+) -> MimePart<'a> {
     // Were the type not raw, mail-builder would see text and write line ends of its own choice.
-    let attachment = MimePart {
+    MimePart {
         headers: vec![("Content-Type".into(), Raw::new(content_type).into())],
         contents: BodyPart::Binary(bytes.into()),
     }
-    .attachment(file_name);
-    let boundary = letter.message_id.boundary("mixed");
-    MimePart::new(
-        ContentType::new("multipart/mixed").attribute("boundary", boundary),
-        vec![text, attachment],
-    )
-}
-
-/// Puts the content and its signature in `multipart/signed` (RFC 3156, 5).
-fn signed(
-    content: MimePart<'_>,
-    message_id: &MessageId,
-    signer: &mut dyn Signer,
-) -> Result<MimePart<'static>, MailError> {
-    let mut bytes = Vec::new();
-    content.write_part(&mut bytes);
-    let signature = signer.sign(&bytes)?;
-
-    let armored = String::from_utf8_lossy(&signature.armored);
-    let armored: String = armored.lines().flat_map(|line| [line, "\r\n"]).collect();
-    let signature_part = MimePart::new(
-        ContentType::new("application/pgp-signature").attribute("name", "signature.asc"),
-        BodyPart::Binary(armored.into_bytes().into()),
-    )
-    .transfer_encoding("7bit");
-    Ok(MimePart::new(
-        ContentType::new("multipart/signed")
-            .attribute("protocol", "application/pgp-signature")
-            .attribute("micalg", signature.micalg)
-            .attribute("boundary", message_id.boundary("signed")),
-        vec![MimePart::raw(BodyPart::Binary(bytes.into())), signature_part],
-    ))
+    .attachment(file_name)
 }
 
 /// Text as encoded words (RFC 2047, 4.2), whatever it holds.
@@ -259,8 +351,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::openpgp::GpgSigner;
     use crate::openpgp::tests::Home;
+    use crate::openpgp::{GpgSigner, Wrapping};
 
     /// Reads every mail of a folder with Python's `email`, under both of its policies, and compares
     /// it to what the file beside it says.
@@ -334,6 +426,10 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.eml")):
 print(count)
 "#;
 
+    fn signed(signer: &mut GpgSigner) -> Protection<'_> {
+        Protection { wrapping: Wrapping::Signature(signer), ..Protection::default() }
+    }
+
     /// Sends letters to the judge.
     struct Court {
         folder: tempfile::TempDir,
@@ -349,13 +445,18 @@ print(count)
             self.folder.path().join(format!("{mail:05}.{extension}"))
         }
 
-        fn add(&mut self, letter: &Letter<'_>, signer: Option<&mut dyn Signer>) -> Vec<u8> {
-            let is_signed = signer.is_some();
-            let mail = compose(letter, signer).unwrap();
+        fn add(&mut self, letter: &Letter<'_>, protection: Protection<'_>) -> Vec<u8> {
+            let is_signed = matches!(protection.wrapping, Wrapping::Signature(_));
+            let mail = compose(letter, protection).unwrap();
             assert_fit_for_the_wire(&mail);
             let to: Vec<_> = letter.to.iter().map(|to| ["", to.as_str()]).collect();
             let name = letter.from.name.as_deref().unwrap_or_default();
-            let file = letter.attachment.map(|file| {
+            let file = match letter.with {
+                With::Nothing => None,
+                With::File(file) => Some(file),
+                With::Report(_) => panic!("the judge knows no reports"),
+            };
+            let file = file.map(|file| {
                 json!({"name": file.file_name, "type": file.content_type, "bytes": file.bytes})
             });
             let expected = json!({
@@ -389,7 +490,7 @@ print(count)
     }
 
     #[track_caller]
-    fn assert_fit_for_the_wire(mail: &[u8]) {
+    pub(super) fn assert_fit_for_the_wire(mail: &[u8]) {
         assert!(mail.is_ascii() && !mail.contains(&0));
         assert!(mail.ends_with(b"\r\n"));
         let text = str::from_utf8(mail).unwrap();
@@ -417,28 +518,28 @@ print(count)
     }
 
     /// What a test needs around its letter.
-    struct Desk {
+    pub(super) struct Desk {
         from: Mailbox,
-        to: Vec<Address>,
+        pub(super) to: Vec<Address>,
         ticket: Ticket,
         message_id: MessageId,
     }
 
     impl Desk {
-        fn new() -> Self {
+        pub(super) fn new() -> Self {
             let from: Mailbox = "CERT Example <noreply@cert.example>".parse().unwrap();
             let ticket = "20261125-10000042".parse().unwrap();
             let message_id = MessageId::with_random(&ticket, &from.address, 0x0123_4567_89ab_cdef);
             Self { to: vec!["abuse@isp.example".parse().unwrap()], from, ticket, message_id }
         }
 
-        fn letter<'a>(&'a self, subject: &'a str, body: &'a str) -> Letter<'a> {
+        pub(super) fn letter<'a>(&'a self, subject: &'a str, body: &'a str) -> Letter<'a> {
             Letter {
                 from: &self.from,
                 to: &self.to,
                 subject,
                 body,
-                attachment: None,
+                with: With::Nothing,
                 date: "2026-11-25T06:07:08.999Z".parse().unwrap(),
                 message_id: &self.message_id,
                 ticket: &self.ticket,
@@ -446,8 +547,8 @@ print(count)
         }
     }
 
-    fn csv<'a>(file_name: &'a str, bytes: &'a [u8]) -> Attachment<'a> {
-        Attachment { file_name, content_type: "text/csv; charset=utf-8", bytes }
+    fn csv<'a>(file_name: &'a str, bytes: &'a [u8]) -> With<'a> {
+        With::File(Attachment { file_name, content_type: "text/csv; charset=utf-8", bytes })
     }
 
     const BODIES: [&str; 14] = [
@@ -492,9 +593,10 @@ print(count)
         for (index, body) in bodies.enumerate() {
             for name in [None, Some(NAMES[index % NAMES.len()])] {
                 let mut letter = desk.letter("CB-Report#20261125-10000042", body);
-                letter.attachment = name.map(|name| csv(name, data[index % data.len()]));
-                court.add(&letter, None);
-                let mail = court.add(&letter, Some(&mut signer));
+                letter.with =
+                    name.map_or(With::Nothing, |name| csv(name, data[index % data.len()]));
+                court.add(&letter, Protection::default());
+                let mail = court.add(&letter, signed(&mut signer));
                 assert!(String::from_utf8(mail).unwrap().contains("micalg=\"pgp-sha256\""));
                 mails.push(court.mails - 1);
             }
@@ -530,7 +632,7 @@ print(count)
             "two  spaces   and a (comment) \"quoted\" <x@y.example>, b: c;",
             "\u{1f600}".repeat(75).as_str(),
         ] {
-            court.add(&desk.letter(subject, "b\n"), None);
+            court.add(&desk.letter(subject, "b\n"), Protection::default());
         }
         court.judge();
     }
@@ -551,19 +653,21 @@ print(count)
                 to: crate::address::recipients(to).unwrap(),
                 ..Desk::new()
             };
-            court.add(&desk.letter("s", "b\n"), None);
+            court.add(&desk.letter("s", "b\n"), Protection::default());
         }
         let many: Vec<_> =
             (0..200).map(|i| format!("abuse-{i}@isp.example").parse().unwrap()).collect();
         let desk = Desk { to: many, ..Desk::new() };
-        court.add(&desk.letter("s", "b\n"), None);
+        court.add(&desk.letter("s", "b\n"), Protection::default());
         court.judge();
     }
 
     #[test]
     fn a_local_part_that_is_not_ascii_stands_in_the_head_as_it_is() {
         let desk = Desk { to: vec!["grüße@isp.example".parse().unwrap()], ..Desk::new() };
-        let mail = String::from_utf8(compose(&desk.letter("s", "b\n"), None).unwrap()).unwrap();
+        let mail =
+            String::from_utf8(compose(&desk.letter("s", "b\n"), Protection::default()).unwrap())
+                .unwrap();
         assert!(mail.contains("\r\nTo: <grüße@isp.example>\r\n"));
     }
 
@@ -603,7 +707,7 @@ print(count)
         ];
         for _ in 0..300 {
             let body: String = (0..random(400)).map(|_| stuff[random(stuff.len())]).collect();
-            court.add(&desk.letter("s", &body), None);
+            court.add(&desk.letter("s", &body), Protection::default());
         }
         court.judge();
     }
@@ -612,15 +716,18 @@ print(count)
     fn the_same_letter_gives_the_same_bytes() {
         let desk = Desk::new();
         let mut letter = desk.letter("Meldung über alles", "body\n");
-        letter.attachment = Some(csv("events.csv", b"\"a\"\r\n"));
-        assert_eq!(compose(&letter, None).unwrap(), compose(&letter, None).unwrap());
+        letter.with = csv("events.csv", b"\"a\"\r\n");
+        assert_eq!(
+            compose(&letter, Protection::default()).unwrap(),
+            compose(&letter, Protection::default()).unwrap()
+        );
     }
 
     #[test]
     fn the_whole_of_a_mail_with_an_attachment() {
         let desk = Desk::new();
         let mut letter = desk.letter("CB-Report#20261125-10000042", "See the file.\n");
-        letter.attachment = Some(csv("events.csv", b"\"asn\"\r\n"));
+        letter.with = csv("events.csv", b"\"asn\"\r\n");
         let expected = "\
 From: \"CERT Example\" <noreply@cert.example>
 To: <abuse@isp.example>
@@ -649,7 +756,7 @@ ImFzbiINCg==
 
 --=_mixed_20261125-10000042.0123456789abcdef--
 ";
-        let mail = String::from_utf8(compose(&letter, None).unwrap()).unwrap();
+        let mail = String::from_utf8(compose(&letter, Protection::default()).unwrap()).unwrap();
         assert_eq!(mail, expected.replace('\n', "\r\n"));
     }
 
@@ -657,7 +764,7 @@ ImFzbiINCg==
     fn a_control_character_in_a_header_is_refused_and_the_header_named() {
         let desk = Desk::new();
         let fails = |letter: &Letter<'_>, header: &str| {
-            let message = compose(letter, None).unwrap_err().to_string();
+            let message = compose(letter, Protection::default()).unwrap_err().to_string();
             let begin = format!("failed to write the header {header}: there is ");
             assert!(message.starts_with(&begin), "{message}");
             assert!(!message.contains(char::is_control), "fit for a log: {message}");
@@ -671,15 +778,15 @@ ImFzbiINCg==
             fails(&Letter { from: &from, ..desk.letter("s", "b\n") }, "From");
 
             let attached = |file_name, content_type| {
-                let attachment = Some(Attachment { file_name, content_type, bytes: b"" });
-                Letter { attachment, ..desk.letter("s", "b\n") }
+                let with = With::File(Attachment { file_name, content_type, bytes: b"" });
+                Letter { with, ..desk.letter("s", "b\n") }
             };
             fails(&attached(hostile, "text/csv"), "Content-Disposition");
             fails(&attached("events.csv", hostile), "Content-Type");
         }
-        let attachment = Some(Attachment { file_name: "e", content_type: "text/ü", bytes: b"" });
-        fails(&Letter { attachment, ..desk.letter("s", "b\n") }, "Content-Type");
-        compose(&desk.letter("a\tb", "b\n"), None).expect("a tab is white space");
+        let with = With::File(Attachment { file_name: "e", content_type: "text/ü", bytes: b"" });
+        fails(&Letter { with, ..desk.letter("s", "b\n") }, "Content-Type");
+        compose(&desk.letter("a\tb", "b\n"), Protection::default()).expect("a tab is white space");
     }
 
     #[test]
@@ -699,7 +806,7 @@ ImFzbiINCg==
         let row = "\"64496\",\"192.0.2.1\",\"2026-02-01 06:00:11\",\"Müller\"\r\n";
         let table = row.repeat((4 << 20) / row.len());
         let mut letter = desk.letter("s", &table);
-        letter.attachment = Some(csv("events.csv", table.as_bytes()));
-        assert_fit_for_the_wire(&compose(&letter, None).unwrap());
+        letter.with = csv("events.csv", table.as_bytes());
+        assert_fit_for_the_wire(&compose(&letter, Protection::default()).unwrap());
     }
 }

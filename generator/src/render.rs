@@ -12,15 +12,15 @@ use crate::column::Field;
 use crate::event::Event;
 use crate::facts::Facts;
 use crate::formats::{Compress, Data, MailPlan, Plan, TicketOf};
-use crate::group::{EventId, Group};
-use crate::mail::{Attachment, Letter, MessageId, compose};
-use crate::openpgp::Signer;
+use crate::group::{EventId, Group, ids};
+use crate::mail::{Attachment, Letter, MessageId, With, compose};
 use crate::pack::{Packed, pack};
 use crate::part::{Part, parts};
 use crate::table::{Table, TableOptions};
 use crate::template::{Filled, Template};
 use crate::tickets::{Pretended, Tickets as _};
 use crate::tools::Tools;
+use crate::xarf;
 
 /// The events that were loaded for a batch of groups.
 pub type Events = HashMap<EventId, Event>;
@@ -66,15 +66,19 @@ pub fn rehearse(tools: &mut Tools, group: &Group, plan: &Plan) -> anyhow::Result
         for mail in &plan.mails {
             let template = tools.templates.get(&mail.template)?;
             occasion.fill(&template, mail, &ticket, Shown::default())?;
-            tools.destinations.of(occasion.to(mail))?;
+            let envelope_to = tools.destinations.of(occasion.to(mail))?;
+            tools.openpgp.rehearse(mail.encrypt, envelope_to)?;
         }
     }
     Ok(())
 }
 
-/// The fields of events that a plan's tables show.
+/// The fields of events that a plan's tables and reports show.
 pub fn fields(plan: &Plan) -> impl Iterator<Item = &Field> {
-    plan.mails.iter().flat_map(|mail| mail.columns.iter().map(|column| &column.field))
+    plan.mails.iter().flat_map(|mail| {
+        let reported = mail.report.iter().flat_map(|mapping| mapping.fields());
+        mail.columns.iter().map(|column| &column.field).chain(reported)
+    })
 }
 
 /// The name of the file that holds a table of events.
@@ -161,23 +165,27 @@ impl<'a> Occasion<'a> {
         ticket: &Ticket,
     ) -> anyhow::Result<(NewMail, Vec<u8>)> {
         let envelope_to = tools.destinations.of(self.to(plan))?;
-        let envelope_to = envelope_to.iter().map(ToString::to_string).collect();
         let csv = self.table(plan)?;
         let packed = self.packed(plan, &csv)?;
-        let attachment = match (plan.data, &packed) {
-            (Data::Inline, _) => None,
-            (Data::Attachment, None) => Some(Attachment {
+        let report = match &plan.report {
+            Some(mapping) => Some(xarf::report(mapping, self.event()?, &tools.reporter, ticket)?),
+            None => None,
+        };
+        let with = match (&report, plan.data, &packed) {
+            (Some(report), ..) => With::Report(report),
+            (None, Data::Attachment, None) => With::File(Attachment {
                 file_name: TABLE,
                 content_type: "text/csv; charset=utf-8",
                 bytes: csv.as_bytes(),
             }),
-            (Data::Attachment, Some(Packed { name, content_type, bytes })) => {
-                Some(Attachment { file_name: name, content_type, bytes })
+            (None, Data::Attachment, Some(Packed { name, content_type, bytes })) => {
+                With::File(Attachment { file_name: name, content_type, bytes })
             }
+            (None, ..) => With::Nothing,
         };
-        let shown = Shown {
-            events_as_csv: if attachment.is_none() { &csv } else { "" },
-            attachment_name: attachment.map_or("", |attachment| attachment.file_name),
+        let shown = match with {
+            With::File(file) => Shown { events_as_csv: "", attachment_name: file.file_name },
+            With::Nothing | With::Report(_) => Shown { events_as_csv: &csv, attachment_name: "" },
         };
         let template = tools.templates.get(&plan.template)?;
         let Filled { subject, body } = self.fill(&template, plan, ticket, shown)?;
@@ -187,20 +195,22 @@ impl<'a> Occasion<'a> {
             to: &self.to,
             subject: &subject,
             body: &body,
-            attachment,
+            with,
             date: self.now,
             message_id: &message_id,
             ticket,
         };
-        let bytes =
-            compose(&letter, tools.signer.as_mut().map(|signer| signer as &mut dyn Signer))?;
+        let bytes = compose(&letter, tools.openpgp.protection(plan.encrypt, envelope_to)?)?;
         check_size(&bytes, tools.max_mail_size)?;
         let mail = NewMail {
             ticket: ticket.clone(),
             message_id: message_id.as_str().to_owned(),
             created_at: self.now,
             subject,
-            envelope: Envelope { from: tools.envelope_from.of(ticket), to: envelope_to },
+            envelope: Envelope {
+                from: tools.envelope_from.of(ticket),
+                to: envelope_to.iter().map(ToString::to_string).collect(),
+            },
             directive_ids: Vec::new(),
             group: self.group.key.clone(),
         };
@@ -216,6 +226,14 @@ impl<'a> Occasion<'a> {
             table.add(event)?;
         }
         Ok(table.into_csv())
+    }
+
+    /// The one event of a part that is reported.
+    fn event(&self) -> anyhow::Result<&Event> {
+        let event = self.part.event_ids.first().and_then(|id| self.events.get(id));
+        event.with_context(|| {
+            format!("event {} is gone", ids(self.part.event_ids.iter().map(|id| id.0)))
+        })
     }
 
     /// The table in a compressed file, if it is large enough for the plan to want that.

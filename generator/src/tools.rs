@@ -5,21 +5,24 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
-use outbox::{Claims, Outbox};
-use outbox_config::{Config, Failure, OpenPgpSettings};
+use outbox::{Claims, Outbox, now};
+use outbox_config::{Config, Failure};
 use tracing::warn;
 
 use crate::address::{Address, EnvelopeFrom, Mailbox};
 use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
-use crate::openpgp::GpgSigner;
+use crate::openpgp::OpenPgp;
 use crate::scripts::Scripts;
 use crate::template::{Template, TemplateError};
+use crate::xarf::Reporter;
 
 /// Everything that a run needs besides database and outbox.
 pub struct Tools {
     /// The `From` field.
     pub sender: Mailbox,
+    /// Who reports, in X-ARF.
+    pub reporter: Reporter,
     /// The envelope's reverse-path.
     pub envelope_from: EnvelopeFrom,
     /// Where mails may go.
@@ -32,14 +35,27 @@ pub struct Tools {
     pub scripts: Scripts,
     /// The templates.
     pub templates: Templates,
-    /// The key; none if mails are not signed.
-    pub signer: Option<GpgSigner>,
+    /// The keys, and what they are used for.
+    pub openpgp: OpenPgp,
 }
 
 impl Tools {
     /// Finds them all. Whatever is wrong is the configuration's fault.
     pub fn load(config: &Config) -> Result<Self, Failure> {
-        let tools = Self { signer: signer(config.openpgp()?)?, ..Self::without_key(config)? };
+        let without_key = Self::without_key(config)?;
+        let openpgp = openpgp(config, &without_key.sender.address)?;
+        if let Some(signer) = openpgp.signer()
+            && let Some(until) = signer.expires_soon(now())
+        {
+            let key = signer.fingerprint();
+            warn!(
+                key,
+                %until,
+                "the OpenPGP key that signs expires soon; extend it (gpg --quick-set-expire) and \
+                 publish it again"
+            );
+        }
+        let tools = Self { openpgp, ..without_key };
         if let Some(to) = tools.destinations.redirect_to() {
             let to: Vec<_> = to.iter().map(Address::as_str).collect();
             let to = to.join(", ");
@@ -62,6 +78,7 @@ impl Tools {
             );
         }
         Ok(Self {
+            reporter: reporter(config, &sender)?,
             destinations: destinations(config, &sender, &envelope_from)?,
             max_mail_size: config.outbox.max_mail_size,
             envelope_from,
@@ -69,7 +86,7 @@ impl Tools {
             scripts: scripts(&definitions, config)?,
             definitions,
             templates: templates(config)?,
-            signer: None,
+            openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
         })
     }
 }
@@ -88,6 +105,13 @@ pub fn envelope_from(config: &Config, sender: &Mailbox) -> Result<EnvelopeFrom, 
             .context("envelope_from in the configuration")
             .map_err(Failure::Configuration),
     }
+}
+
+/// Who reports, in X-ARF: as configured, or the sender.
+pub fn reporter(config: &Config, sender: &Mailbox) -> Result<Reporter, Failure> {
+    Reporter::new(sender, &config.xarf, config.xarf_reportdomain.as_deref())
+        .map_err(|(key, reason)| anyhow!("{key} in the configuration: {reason}"))
+        .map_err(Failure::Configuration)
 }
 
 /// Where mails may go.
@@ -133,15 +157,10 @@ pub fn claims(outbox: &Outbox) -> Result<Claims, Failure> {
     })
 }
 
-/// The signer, if mails are signed. A key that can't sign without asking is an error here.
-pub fn signer(settings: &OpenPgpSettings) -> Result<Option<GpgSigner>, Failure> {
-    if !settings.always_sign {
-        return Ok(None);
-    }
-    let key = settings.signing_key.as_deref().unwrap_or_default();
-    GpgSigner::open(settings.gnupg_home.as_deref(), key)
-        .map(Some)
-        .map_err(|error| Failure::Configuration(error.into()))
+/// The keys. One that can't sign without asking, or an Autocrypt header that can't be, is an error
+/// here.
+pub fn openpgp(config: &Config, sender: &Address) -> Result<OpenPgp, Failure> {
+    OpenPgp::open(config.openpgp()?, sender).map_err(|error| Failure::Configuration(error.into()))
 }
 
 /// Templates, each read once.

@@ -157,9 +157,9 @@ headline "From pending directives to signed mails in the outbox"
 status=0
 run_folded "$demo/outbox-generator run --all" || status=$?
 [ "$status" -le 1 ] || die "outbox-generator ended with exit code $status."
-say "" "The ERROR lines are meant to be: some sample events ask for X-ARF, for which" \
-    "there is no format yet. Such directives stay pending, are named in the log" \
-    "(hence exit code 1), and hold up no other."
+say "" "The ERROR lines are meant to be: a sample event asks for a report of a kind for" \
+    "which there is no format. Its directive stays pending, is named in the log (hence" \
+    "exit code 1), and holds up no other."
 mails=$(grep -El '"mark_sent": ?true' "$demo"/outbox/sidecar/*.json | wc -l)
 copies=$(grep -El '"mark_sent": ?false' "$demo"/outbox/sidecar/*.json | wc -l) || copies=0
 
@@ -213,7 +213,7 @@ run "psql -h $short/postgres -U outbox intelmq-events -c \\
 sent=$(number "SELECT count(*) FROM sent")
 marked=$(number "SELECT count(DISTINCT sent_id) FROM directives")
 
-left=$(number "SELECT DISTINCT notification_format FROM directives WHERE sent_id IS NULL ORDER BY 1")
+left=$(number "SELECT DISTINCT event_data_format FROM directives WHERE sent_id IS NULL ORDER BY 1")
 
 headline "Does it add up?"
 printf '%-58s %4d\n' \
@@ -225,7 +225,7 @@ same_bytes() {
     diff <(sums "$demo/caught/new") <(sums "$demo/outbox/sent") >/dev/null
 }
 sums() { find "$1" -type f -exec sha256sum {} + | cut -d' ' -f1 | sort; }
-[ "$left" = xarf ] || die "More is pending than was meant to be:" "$left"
+[ "$left" = login-attack_0.1.2 ] || die "More is pending than was meant to be:" "$left"
 same_bytes || die "The relay did not get the very bytes that are in the archive."
 say "The relay got the very bytes that are in the archive, $demo/outbox/sent."
 if [ "$mails" = 0 ] || [ "$mails" != "$sent" ] || [ "$mails" != "$marked" ] || [ "$mails" != $((caught - copies)) ]; then

@@ -15,6 +15,9 @@ use crate::watchdog;
 /// What the keys are for.
 pub const USER_ID: &str = "CERT Example <noreply@cert.example>";
 
+/// Options with which a key is made that wants no passphrase.
+const WITHOUT_PASSPHRASE: [&str; 4] = ["--pinentry-mode", "loopback", "--passphrase", ""];
+
 /// A GnuPG home, whose agent ends with this value. The folder belongs to whoever made it.
 #[derive(Debug)]
 pub struct Gnupg {
@@ -37,6 +40,19 @@ impl Gnupg {
         });
         copy_folder(master, home);
         Self::new(home, fingerprint.clone())
+    }
+
+    /// A home with a key that can sign and decrypt.
+    pub fn with_encrypting_key(home: &Path) -> Self {
+        let gnupg = Self::with_key(home);
+        let part = ["--quick-add-key", &gnupg.fingerprint, "cv25519", "encr", "never"];
+        gnupg.run(&[&WITHOUT_PASSPHRASE[..], &part].concat());
+        gnupg
+    }
+
+    /// A home with a key that can sign for another week.
+    pub fn with_key_of_a_week(home: &Path) -> Self {
+        Self::with_new_key(home, &[], "", "7d")
     }
 
     /// A home without any key.
@@ -105,6 +121,49 @@ impl Gnupg {
         let trust = home.join("owner-trust");
         fs::write(&trust, format!("{}:6:\n", self.fingerprint)).expect("failed to write the trust");
         reader.run(&["--import-ownertrust", &trust.display().to_string()]);
+    }
+
+    /// Puts the private keys into another person's home, as the public one.
+    pub fn give_private_keys(&self, home: &Path) {
+        let reader = Self::new(home, self.fingerprint.clone());
+        let file = home.join("private-keys");
+        fs::write(&file, self.run(&["--armor", "--export-secret-keys"])).expect("it is ours");
+        reader.run(&["--import", &file.display().to_string()]);
+    }
+
+    /// Puts the public keys into another home.
+    pub fn give_public_keys(&self, other: &Self) {
+        let file = other.home.join("public-keys");
+        fs::write(&file, self.run(&["--armor", "--export"])).expect("failed to write the keys");
+        other.run(&["--import", &file.display().to_string()]);
+    }
+
+    /// Makes a key of a recipient, private part and all.
+    pub fn add_recipient(&self, user_id: &str) {
+        let key = ["--quick-generate-key", user_id, "future-default", "-", "never"];
+        self.run(&[&WITHOUT_PASSPHRASE[..], &key].concat());
+    }
+
+    /// Makes a key of a recipient that is expired.
+    pub fn add_expired_recipient(&self, user_id: &str) {
+        let time = ["--faked-system-time", "20200101T000000!"];
+        let key = ["--quick-generate-key", user_id, "future-default", "-", "1d"];
+        self.run(&[&time[..], &WITHOUT_PASSPHRASE, &key].concat());
+    }
+
+    /// What gpg makes of an encrypted mail of ours: what is inside, and its status lines.
+    ///
+    /// Panics if the mail is none, or if there is no key here that decrypts it.
+    pub fn decrypt(&self, mail: &Path) -> (String, String) {
+        let text = fs::read_to_string(mail).expect("a mail of ours is ASCII");
+        assert!(text.contains("\nContent-Type: multipart/encrypted; "), "{text}");
+        let status = self.home.join("status");
+        let message = self.home.join("message");
+        let armor = text.find("-----BEGIN PGP MESSAGE").expect("there is a message");
+        fs::write(&message, &text[armor..]).expect("failed to write a message");
+        let (status_file, message) = (status.display().to_string(), message.display().to_string());
+        let inside = self.run(&["--status-file", &status_file, "--decrypt", &message]);
+        (inside, fs::read_to_string(status).expect("gpg writes its status"))
     }
 
     fn run(&self, arguments: &[&str]) -> String {

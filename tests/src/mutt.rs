@@ -33,6 +33,13 @@ impl Mutt {
         Self::open_with(site, "")
     }
 
+    /// Opens it as an operator who has the private key too, and so can read what is encrypted.
+    #[track_caller]
+    pub fn open_with_private_key(site: &Site) -> Self {
+        site.gnupg().give_private_keys(&home(site).join(".gnupg"));
+        Self::open(site)
+    }
+
     /// The same with these lines of configuration behind it.
     #[track_caller]
     pub fn open_with(site: &Site, lines: &str) -> Self {

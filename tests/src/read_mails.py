@@ -19,8 +19,11 @@ def read(home, path):
         raw = raw.replace(b"\n", b"\r\n")
     message = email.message_from_bytes(raw, policy=email.policy.default)
     parts = list(message.walk())
-    body = message.get_body(("plain",))
-    attachments = [part for part in parts if part.get_content_disposition() == "attachment"]
+    # A signed report of X-ARF 0.2 is a mail in a mail.
+    enclosed = [part.get_content() for part in parts if part.get_content_type() == "message/rfc822"]
+    content = enclosed[0] if enclosed else message
+    body = content.get_body(("plain",))
+    attachments = [part for part in content.walk() if part.get_content_disposition() == "attachment"]
     assert len(attachments) <= 1, path
     signed_by, words = None, ""
     if message.get_content_type() == "multipart/signed":

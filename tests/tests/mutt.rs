@@ -7,11 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use outbox_tests::events::{self, recipient};
+use outbox_tests::gnupg::Gnupg;
 use outbox_tests::mutt::{MUTTRC, Mutt};
 use outbox_tests::programs;
 use outbox_tests::programs::wait_until;
 use outbox_tests::scripted_relay::{Act, At, ScriptedRelay};
 use outbox_tests::site::Site;
+use serde_json::json;
 
 /// Far less than the time after which the service looks at the outbox in any case.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -58,6 +60,31 @@ fn reading_changes_nothing_and_the_signature_is_shown_as_good() {
     mutt.wait_for("-Mutt: =sent [3 mails]");
     mutt.keys(&["Enter"]);
     mutt.wait_for("Good signature");
+}
+
+#[test]
+fn an_operator_who_has_the_private_key_reads_what_is_encrypted() {
+    let site = Site::new(programs!())
+        .key(Gnupg::with_encrypting_key)
+        .set("openpgp.encrypt", json!("always"))
+        .set("openpgp.protected_headers", json!(true))
+        .build();
+    site.gnupg().add_recipient(&recipient(1));
+    site.insert(&events::groups(1));
+    site.generator(&["run", "--all"]).expect(0);
+
+    let mutt = Mutt::open_with_private_key(&site);
+    assert!(mutt.screen().contains("[...]"), "the list does not decrypt: {}", mutt.screen());
+    mutt.keys(&["Enter"]);
+    let pager = mutt.wait_for("The following data is PGP/MIME signed and encrypted");
+    assert!(pager.contains("Good signature from: CERT Example <noreply@cert.example>"), "{pager}");
+    let subject = site.sidecars()[0]["subject"].as_str().unwrap().to_owned();
+    assert!(pager.contains(&format!("Subject: {subject}")), "{pager}");
+    mutt.keys(&["Space"]);
+    mutt.wait_for("Please check the systems named there");
+    mutt.keys(&["i", "q"]);
+    mutt.wait_for_end();
+    assert_eq!(mail_files(&site), ["cur/#1:2,S"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What becomes of a group: the rules asked in their order.
 
+use std::num::NonZeroUsize;
+
 use jiff::Timestamp;
 use outbox::GroupKey;
 
@@ -131,11 +133,14 @@ impl<'d> Given<'d> {
 
     fn plan(&self, name: FormatName, format: &Format, data: Data) -> Plan {
         let template = format.template.clone();
-        let split_after = format.split_after;
-        let split = split_after.is_some_and(|most| self.events > most.get());
+        // A report is about one event, which is no part of anything for who reads it.
+        let one = data.is_report().then_some(NonZeroUsize::MIN);
+        let split_after = one.or(format.split_after);
+        let split = one.is_none() && split_after.is_some_and(|most| self.events > most.get());
         let mail = MailPlan {
             columns: format.columns.clone(),
             data,
+            report: format.report.clone().filter(|_| data.is_report()),
             csv: format.csv,
             compress: format.compress,
             substitutions: self.substitutions(Some(data), split, &[&format.substitutions]),
@@ -145,6 +150,7 @@ impl<'d> Given<'d> {
             mark_sent: true,
             ticket: TicketOf::Own,
             events: None,
+            encrypt: format.encrypt,
         };
         let own = &format.substitutions;
         let copies = self.copies.iter().map(|copy| self.copy(copy, own, split, &mail));
@@ -159,6 +165,7 @@ impl<'d> Given<'d> {
         MailPlan {
             columns: copy.columns.as_ref().unwrap_or(&mail.columns).clone(),
             data,
+            report: mail.report.clone().filter(|_| data.is_report()),
             csv: copy.csv.unwrap_or(mail.csv),
             compress: copy.compress.or(mail.compress),
             substitutions: self.substitutions(Some(data), split, &[own, &copy.substitutions]),
@@ -167,6 +174,7 @@ impl<'d> Given<'d> {
             mark_sent: false,
             ticket: TicketOf::Same,
             events: mail.events.clone(),
+            encrypt: copy.encrypt.or(mail.encrypt),
         }
     }
 
@@ -182,7 +190,7 @@ impl<'d> Given<'d> {
                     continue;
                 }
             };
-            let for_data = data.and_then(|data| file.substitutions_for_data.get(&data));
+            let for_data = data.and_then(|data| file.substitutions_for_data.get(&data.place()));
             let when = file.substitutions_when.iter().find(|rule| rule.condition.matches(self.key));
             texts.extend(file.substitutions.clone());
             texts.extend(for_data.cloned().unwrap_or_default());

@@ -34,9 +34,9 @@
 //!
 //! `name`, unique; `columns`, each `"source.ip"`, `"extra.key"`, or `{ field = …, title = … }`
 //! (without a title: that of `[titles]`, or else the field's own name, without `extra.`); `data`:
-//! `"inline"` (default) or `"attachment"`, or by the group's `event_data_format`:
-//! `{ attachment = "*_attachment", inline = "*" }`, where the first that matches counts and a group
-//! that none matches is not for the format; `postpone`; `split_after`, a number of events;
+//! `"inline"` (default) or `"attachment"`, `"xarf-0.2"` or `"xarf-4"` with a table `xarf`, or by the
+//! group's `event_data_format`: `{ attachment = "*_attachment", inline = "*" }`, where the first that
+//! matches counts and a group that none matches is not for the format; `postpone`; `split_after`, a number of events;
 //! `attachment = { compress = "zip", above = "256 KiB" }` (or `"gzip"`; without `above` always);
 //! `csv = { guard_formulas = true, bom = true }`; `substitutions`; and `template`, or `subject` and
 //! `body`, or neither for the template that the directive names.
@@ -156,12 +156,15 @@ impl Definitions {
         })
     }
 
-    /// Every field that some column shows.
+    /// Every field that some column or report shows.
     pub fn fields(&self) -> BTreeSet<&Field> {
         let formats = self.files.iter().flat_map(|file| &file.formats).map(|f| &f.columns);
         let copies =
             self.files.iter().flat_map(|file| &file.copies).filter_map(|c| c.columns.as_ref());
-        formats.chain(copies).flatten().map(|column| &column.field).collect()
+        let reports =
+            self.files.iter().flat_map(|file| &file.formats).filter_map(|f| f.report.as_ref());
+        let reported = reports.flat_map(|mapping| mapping.fields());
+        formats.chain(copies).flatten().map(|column| &column.field).chain(reported).collect()
     }
 
     /// Every template that a rule chooses by itself; those that directives name come on top.

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 
 use jiff::Timestamp;
 use outbox::Ticket;
+use outbox_config::Encrypt;
 
 use crate::address::Address;
 use crate::column::Column;
 use crate::group::EventId;
 use crate::table::TableOptions;
+use crate::xarf::Mapping;
 
 /// What becomes of a group that a format takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ pub struct MailPlan {
     pub columns: Vec<Column>,
     /// Where the table stands.
     pub data: Data,
+    /// How the event becomes the report that `data` says there is.
+    pub report: Option<Rc<Mapping>>,
     /// How the table is written.
     pub csv: TableOptions,
     /// Whether an attached table is compressed.
@@ -95,6 +100,9 @@ pub struct MailPlan {
     /// The events that it is about, never none and all of the group, where that is not all of the
     /// part's.
     pub events: Option<BTreeSet<EventId>>,
+    /// Whether it is encrypted, where the configuration has no rule for its recipients. `None` leaves
+    /// it to the configuration.
+    pub encrypt: Option<Encrypt>,
 }
 
 /// Where the table of events stands.
@@ -104,17 +112,36 @@ pub enum Data {
     Inline,
     /// In an attached file; `${events_as_csv}` is empty.
     Attachment,
+    /// In the text, as `${events_as_csv}`, beside a report of X-ARF 0.2 about the one event.
+    Xarf02,
+    /// In the text, as `${events_as_csv}`, beside a report of X-ARF 4 about the one event.
+    Xarf4,
 }
 
 impl Data {
-    pub(super) const ALL: [Self; 2] = [Self::Inline, Self::Attachment];
+    pub(super) const ALL: [Self; 4] = [Self::Inline, Self::Attachment, Self::Xarf02, Self::Xarf4];
+
+    /// The places of the table, by which substitutions can differ.
+    pub(super) const PLACES: [Self; 2] = [Self::Inline, Self::Attachment];
+
+    /// Where the table stands: a report changes nothing about that.
+    pub(super) fn place(self) -> Self {
+        if self.is_report() { Self::Inline } else { self }
+    }
 
     /// The name in a definition.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Inline => "inline",
             Self::Attachment => "attachment",
+            Self::Xarf02 => "xarf-0.2",
+            Self::Xarf4 => "xarf-4",
         }
+    }
+
+    /// Whether there is a report, which is about one event.
+    pub fn is_report(self) -> bool {
+        matches!(self, Self::Xarf02 | Self::Xarf4)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::rc::Rc;
 
 use jiff::SignedDuration;
-use outbox_config::{parse_duration, parse_size};
+use outbox_config::{Encrypt, parse_duration, parse_size};
 use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
@@ -19,9 +20,16 @@ use crate::column::{Column, Field};
 use crate::facts::Facts;
 use crate::pattern::{Pattern, Patterns};
 use crate::table::TableOptions;
+use crate::xarf::Mapping;
+
+mod xarf;
 
 /// Names whose value every mail gives itself.
 const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_name"];
+
+/// What `encrypt` can say, as in the configuration.
+const ENCRYPT: [(&str, Encrypt); 3] =
+    [("never", Encrypt::Never), ("if-key", Encrypt::IfKey), ("always", Encrypt::Always)];
 
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
@@ -144,7 +152,7 @@ impl Reader<'_> {
             return BTreeMap::new();
         };
         let mut texts = BTreeMap::new();
-        for data in Data::ALL {
+        for data in Data::PLACES {
             if let Some(set) = table.get(data.as_str()) {
                 texts.insert(data, self.texts(set));
             }
@@ -171,13 +179,14 @@ impl Reader<'_> {
             condition,
             envelope_to,
             columns: self.optional(&mut table, "columns", Self::columns),
-            data: self.optional(&mut table, "data", Self::data).flatten(),
+            data: self.optional(&mut table, "data", Self::data_of_copy).flatten(),
             csv: self.optional(&mut table, "csv", Self::csv),
             compress: self.optional(&mut table, "attachment", Self::compress).flatten(),
             substitutions: self
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         copy
@@ -191,16 +200,18 @@ impl Reader<'_> {
         let condition = self.condition(&mut table);
         let postpone = self.optional(&mut table, "postpone", Self::postpone);
         let columns = table.require("columns", &mut self.problems).map(|value| self.columns(value));
+        let data = self
+            .optional(&mut table, "data", Self::data)
+            .flatten()
+            .unwrap_or(DataRule::Always(Data::Inline));
         let format = Format {
             name: name.unwrap_or_default().to_owned(),
             line,
             condition,
             postpone: postpone.unwrap_or_default(),
             columns: columns.unwrap_or_default(),
-            data: self
-                .optional(&mut table, "data", Self::data)
-                .flatten()
-                .unwrap_or(DataRule::Always(Data::Inline)),
+            report: self.report(&mut table, &data).map(Rc::new),
+            data,
             csv: self.optional(&mut table, "csv", Self::csv).unwrap_or_default(),
             compress: self.optional(&mut table, "attachment", Self::compress).flatten(),
             split_after: self.optional(&mut table, "split_after", Self::number).flatten(),
@@ -208,9 +219,36 @@ impl Reader<'_> {
                 .optional(&mut table, "substitutions", Self::texts)
                 .unwrap_or_default(),
             template: self.template(&mut table),
+            encrypt: self.optional(&mut table, "encrypt", Self::encrypt).flatten(),
         };
         table.deny_unknown(&mut self.problems);
         format
+    }
+
+    /// What `data` asks for, if it asks for reports.
+    fn report(&mut self, table: &mut Table, data: &DataRule) -> Option<Mapping> {
+        let xarf = table.get("xarf");
+        let mut versions: Vec<_> = data.all().into_iter().filter(|data| data.is_report()).collect();
+        versions.dedup();
+        match (xarf, versions.as_slice()) {
+            (None, []) => None,
+            (Some(value), [version]) => self.xarf(value, *version),
+            (Some(value), []) => {
+                let message = "`xarf` is for `data = \"xarf-0.2\"` and `data = \"xarf-4\"` only";
+                self.problems.report(value.key_offset, message);
+                None
+            }
+            (None, _) => {
+                let message = format!("{} lacks the table `xarf` for its reports", table.title());
+                self.problems.report(table.offset, message);
+                None
+            }
+            (Some(value), _) => {
+                let message = "a format has reports of one version: make another for the other";
+                self.problems.report(value.key_offset, message);
+                None
+            }
+        }
     }
 
     fn condition(&mut self, table: &mut Table) -> Condition {
@@ -376,6 +414,16 @@ impl Reader<'_> {
         Some(DataRule::ByEventDataFormat(cases))
     }
 
+    /// A copy has a report only if the mail has it.
+    fn data_of_copy(&mut self, value: Value) -> Option<DataRule> {
+        let data = self.data(value)?;
+        if data.all().iter().any(|data| data.is_report()) {
+            let message = "a copy has a report where the mail has one, and no other";
+            value.report(&mut self.problems, message);
+        }
+        Some(data)
+    }
+
     fn data_named(&mut self, name: &str, value: &Value) -> Option<Data> {
         let data = Data::ALL.into_iter().find(|data| data.as_str() == name);
         if data.is_none() {
@@ -383,6 +431,16 @@ impl Reader<'_> {
             value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
         }
         data
+    }
+
+    fn encrypt(&mut self, value: Value) -> Option<Encrypt> {
+        let name = value.string(&mut self.problems)?;
+        let rule = ENCRYPT.into_iter().find(|(known, _)| *known == name).map(|(_, rule)| rule);
+        if rule.is_none() {
+            let hint = hint(name, &ENCRYPT.map(|(known, _)| known));
+            value.report(&mut self.problems, format!("unknown value of `encrypt` {name:?}{hint}"));
+        }
+        rule
     }
 
     /// `{ guard_formulas = true, bom = true }`.

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use outbox_config::Encrypt;
 
 use super::condition::Condition;
 use super::plan::{Compress, Data, TemplateChoice, Text};
@@ -10,6 +13,7 @@ use crate::address::Address;
 use crate::column::Column;
 use crate::pattern::Patterns;
 use crate::table::TableOptions;
+use crate::xarf::Mapping;
 
 /// Texts for a template, by the name it uses.
 pub(super) type Texts = BTreeMap<String, Text>;
@@ -44,6 +48,7 @@ pub(super) struct Copy {
     pub(super) compress: Option<Compress>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// A `[[format]]`. Without a template it is the one that the directive names.
@@ -55,11 +60,14 @@ pub(super) struct Format {
     pub(super) postpone: Postpone,
     pub(super) columns: Vec<Column>,
     pub(super) data: DataRule,
+    /// How an event becomes a report, where some data is one.
+    pub(super) report: Option<Rc<Mapping>>,
     pub(super) csv: TableOptions,
     pub(super) compress: Option<Compress>,
     pub(super) split_after: Option<NonZeroUsize>,
     pub(super) substitutions: Texts,
     pub(super) template: Option<TemplateChoice>,
+    pub(super) encrypt: Option<Encrypt>,
 }
 
 /// How a rule finds out where the table of events stands.
@@ -72,6 +80,14 @@ pub(super) enum DataRule {
 }
 
 impl DataRule {
+    /// All that it can choose.
+    pub(super) fn all(&self) -> Vec<Data> {
+        match self {
+            Self::Always(data) => vec![*data],
+            Self::ByEventDataFormat(cases) => cases.iter().map(|(data, _)| *data).collect(),
+        }
+    }
+
     /// `None` if the rule has nothing for a group with this format.
     pub(super) fn choose(&self, event_data_format: &str) -> Option<Data> {
         match self {

@@ -7,6 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use outbox::GroupKey;
 use tempfile::TempDir;
 
+use outbox_config::Encrypt;
+
 use super::*;
 use crate::column::Column;
 use crate::group::Group;
@@ -317,12 +319,35 @@ fn a_wrong_field_is_refused_and_mailgens_spelling_is_explained() {
 #[test]
 fn data_of_an_unknown_form_names_the_known_ones() {
     assert_eq!(
-        problem_in_format("data = \"xarf-4\""),
-        "10-test.toml:4:8: unknown form of `data` \"xarf-4\", known are `inline`, `attachment`"
+        problem_in_format("data = \"xarf-5\""),
+        "10-test.toml:4:8: unknown form of `data` \"xarf-5\", did you mean `xarf-4`?"
     );
     assert!(problem_in_format("data = \"attached\"").ends_with("did you mean `attachment`?"));
     assert!(problem_in_format("data = { inlin = \"*\" }").ends_with("did you mean `inline`?"));
     assert!(problem_in_format("data = 4").ends_with("`data` must be a string, not integer"));
+}
+
+#[test]
+fn a_format_and_a_copy_can_say_whether_their_mails_are_encrypted() {
+    let copies = "[[copy]]\nenvelope_to = \"same@cert.example\"\n[[copy]]\n\
+        envelope_to = \"other@cert.example\"\nencrypt = \"never\"\n";
+    for (line, [mail, same, other]) in [
+        ("", [None, None, Some(Encrypt::Never)]),
+        (
+            "encrypt = \"if-key\"",
+            [Some(Encrypt::IfKey), Some(Encrypt::IfKey), Some(Encrypt::Never)],
+        ),
+    ] {
+        let definitions = load(&[("10-a.toml", &format!("{copies}{REST}{line}"))]);
+        let mails = plan(&definitions, &group("text", "csv")).mails;
+        let said: Vec<_> = mails.into_iter().map(|mail| mail.encrypt).collect();
+        assert_eq!(said, [mail, same, other]);
+    }
+    assert!(
+        problem_in_format("encrypt = \"if_key\"")
+            .ends_with("unknown value of `encrypt` \"if_key\", did you mean `if-key`?")
+    );
+    assert!(problem_in_format("encrypt = true").ends_with("must be a string, not boolean"));
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl<'t> Table<'t> {
         Self { title: title.to_owned(), offset: span.start, entries, known: Vec::new() }
     }
 
+    /// How a message names it.
+    pub(super) fn title(&self) -> &str {
+        &self.title
+    }
+
     /// The value of a key that may be missing.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Value<'t>> {
         self.known.push(key);
@@ -182,6 +187,27 @@ impl<'t> Value<'t> {
                 None
             }
         }
+    }
+
+    /// A text, a number, true or false, or a list of these.
+    pub(super) fn constant(&self, problems: &mut Problems) -> Option<serde_json::Value> {
+        if let DeValue::Array(_) = self.toml.get_ref() {
+            return self.list(problems).iter().map(|value| value.constant(problems)).collect();
+        }
+        let constant = match self.toml.get_ref() {
+            DeValue::String(text) => Some(text.as_ref().into()),
+            DeValue::Boolean(truth) => Some((*truth).into()),
+            DeValue::Integer(number) => {
+                i64::from_str_radix(number.as_str(), number.radix()).ok().map(Into::into)
+            }
+            // Without `inf` and `nan`, which JSON does not have.
+            DeValue::Float(number) => serde_json::from_str(number.as_str()).ok(),
+            _ => None,
+        };
+        if constant.is_none() {
+            self.wrong_type(problems, "a string, a number, true, false or a list of them");
+        }
+        constant
     }
 
     /// The values of a list; any other value is a list of itself.

@@ -1,7 +1,7 @@
 //! From a script's answer to the plan of its mails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use outbox::Ticket;
 use outbox_config::parse_size;
@@ -58,6 +58,8 @@ impl Question<'_> {
         Ok(MailPlan {
             columns: columns.collect::<Result<_, _>>()?,
             data,
+            report: None,
+            encrypt: said.encrypt,
             csv: TableOptions { guard_formulas: said.csv.guard_formulas, bom: said.csv.bom },
             compress: said.attachment.map(|said| compress(&said)).transpose()?,
             substitutions: self.texts(said.substitutions)?,
@@ -172,7 +174,7 @@ fn column(said: SaidColumn) -> Result<Column, String> {
         SaidColumn::Values { title, values } => {
             let values =
                 values.into_iter().map(|(id, text)| (EventId(id), text.unwrap_or_default()));
-            Column { field: Field::Given(Rc::new(values.collect())), title }
+            Column { field: Field::Given(Arc::new(values.collect())), title }
         }
     })
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
+use outbox_config::Encrypt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize, Serializer};
 
@@ -150,6 +151,8 @@ pub struct Notification {
     pub(super) csv: Csv,
     #[serde(default)]
     pub(super) attachment: Option<Attachment>,
+    #[serde(default)]
+    pub(super) encrypt: Option<Encrypt>,
     #[serde(default)]
     pub(super) template: Option<String>,
     #[serde(default)]
@@ -307,7 +310,7 @@ mod tests {
         let line = r#"{"notifications": [{
             "columns": ["source.ip", {"field": "extra.a", "title": "b"},
                         {"title": "c", "values": {"7": "x", "8": null}}],
-            "data": "attachment", "csv": {"bom": true}, "attachment": {"compress": "zip"},
+            "data": "attachment", "csv": {"bom": true}, "attachment": {"compress": "zip"}, "encrypt": "if-key",
             "subject": "s", "body": "b", "substitutions": {"a": "b"},
             "envelope_to": "a@b.example", "mark_sent": false, "ticket": "20261125-10000001",
             "event_ids": [7, 8]}]}"#;
@@ -333,6 +336,7 @@ mod tests {
                 data: Some("attachment".into()),
                 csv: Csv { guard_formulas: false, bom: true },
                 attachment: Some(Attachment { compress: "zip".into(), above: None }),
+                encrypt: Some(Encrypt::IfKey),
                 template: None,
                 subject: Some("s".into()),
                 body: Some("b".into()),

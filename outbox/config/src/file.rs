@@ -22,6 +22,12 @@ const KEYS: &[&str] = &[
     "openpgp.always_sign",
     "openpgp.gnupg_home",
     "openpgp.signing_key",
+    "openpgp.encrypt",
+    "openpgp.encrypt_for.always",
+    "openpgp.encrypt_for.if-key",
+    "openpgp.encrypt_for.never",
+    "openpgp.protected_headers",
+    "openpgp.autocrypt",
     "database.event.name",
     "database.event.username",
     "database.event.password",
@@ -68,9 +74,12 @@ const KEYS: &[&str] = &[
     "scripts.python",
     // Whatever scripts make of what is in it.
     "scripts.config",
-    // Keys of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
-    "xarf_schemacache",
+    "xarf.org",
+    "xarf.contact",
+    "xarf.domain",
     "xarf_reportdomain",
+    // Of Mailgen's X-ARF scripts, accepted so that its file can stay as it is.
+    "xarf_schemacache",
 ];
 
 /// What is wrong with the configuration. The texts name file and key.
@@ -254,7 +263,11 @@ mod tests {
 
     /// Every key, with a value that differs from its default.
     const FULL: &str = r#"{
-        "openpgp": { "always_sign": true, "gnupg_home": "/g", "signing_key": "5F50" },
+        "openpgp": { "always_sign": true, "gnupg_home": "/g", "signing_key": "5F50",
+                     "encrypt": "if-key",
+                     "encrypt_for": { "always": ["*@a.example"], "if-key": ["b@b.example"],
+                                      "never": ["*c*"] },
+                     "protected_headers": true, "autocrypt": true },
         "database": {
             "event": { "name": "eventdb", "username": "mailgen", "password": "pgpass0",
                        "password_file": "/p", "host": "db.cert.example", "port": 5433,
@@ -273,10 +286,11 @@ mod tests {
                       "retry_min": "1m", "retry_max": "2h", "expire_after": "3d",
                       "archive_for": "4d", "archive_size": "2G", "unmarked_limit": 5,
                       "uncertain": "hold" },
-        "review": { "hold_new": true, "only_recipients": ["*@cert.example"],
+        "review": { "hold_new": true, "only_recipients": ["*@isp.example"],
                     "redirect_to": "test@cert.example" },
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
         "scripts": { "timeout": "5s", "python": "/p", "config": { "own": { "password": "apipass0" } } },
+        "xarf": { "org": "CERT", "contact": "reports@cert.example", "domain": "cert.example" },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
     }"#;
 

@@ -25,7 +25,8 @@ pub use rate::Rate;
 pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
-    Config, DatabaseSettings, DeliverySettings, MetricsSettings, OpenPgpSettings, OutboxSettings,
-    ReviewSettings, ScriptSettings, SmtpSettings, SmtpTls, SslMode, Uncertain,
+    Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
+    OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, SmtpSettings, SmtpTls,
+    SslMode, Uncertain, XarfSettings,
 };
 pub use size::{parse_size, size_words};

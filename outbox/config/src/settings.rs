@@ -58,9 +58,23 @@ pub struct Config {
     /// Of Mailgen's X-ARF scripts; not used.
     #[serde(default, rename = "xarf_schemacache")]
     _xarf_schemacache: Option<String>,
-    /// Of Mailgen's X-ARF scripts; not used.
-    #[serde(default, rename = "xarf_reportdomain")]
-    _xarf_reportdomain: Option<String>,
+    /// The domain of X-ARF reports' identifications; the sender's if missing.
+    pub xarf_reportdomain: Option<String>,
+    /// Who reports, in X-ARF.
+    #[serde(default)]
+    pub xarf: XarfSettings,
+}
+
+/// Section `xarf`. What is missing is as `sender` says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct XarfSettings {
+    /// The name of the organisation that reports.
+    pub org: Option<String>,
+    /// A mail address where it can be asked.
+    pub contact: Option<String>,
+    /// Its domain.
+    pub domain: Option<String>,
 }
 
 /// Section `openpgp`.
@@ -73,6 +87,63 @@ pub struct OpenPgpSettings {
     pub gnupg_home: Option<PathBuf>,
     /// The key that signs, best named by its fingerprint.
     pub signing_key: Option<String>,
+    /// Whether mails are encrypted, where neither format nor recipient has a rule of its own.
+    #[serde(default)]
+    pub encrypt: Encrypt,
+    /// Whether mails to these recipients are encrypted.
+    #[serde(default)]
+    pub encrypt_for: EncryptFor,
+    /// Whether signature and encryption cover the header as well (RFC 9788).
+    #[serde(default)]
+    pub protected_headers: bool,
+    /// Whether mails carry the key that signs them (Autocrypt).
+    #[serde(default)]
+    pub autocrypt: bool,
+}
+
+/// Whether a mail is encrypted. The last is the strictest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encrypt {
+    /// It is not.
+    #[default]
+    Never,
+    /// It is, if there is a key for each of its recipients.
+    IfKey,
+    /// It is, or it is not sent.
+    Always,
+}
+
+/// Section `openpgp.encrypt_for`: recipients' addresses, with `*` as a wildcard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct EncryptFor {
+    /// Whose mails are encrypted or not sent.
+    pub always: Vec<String>,
+    /// Whose mails are encrypted if there is a key.
+    pub if_key: Vec<String>,
+    /// Whose mails are not encrypted.
+    pub never: Vec<String>,
+}
+
+impl EncryptFor {
+    /// The lists by their keys.
+    fn lists(&self) -> [(&'static str, &[String]); 3] {
+        [
+            ("openpgp.encrypt_for.always", &self.always),
+            ("openpgp.encrypt_for.if-key", &self.if_key),
+            ("openpgp.encrypt_for.never", &self.never),
+        ]
+    }
+}
+
+/// Whether an address can be as this pattern says.
+fn can_be_an_address(pattern: &str) -> bool {
+    let complete = match pattern.rsplit_once('@') {
+        Some((local, domain)) => !local.is_empty() && !domain.is_empty(),
+        None => pattern.contains('*'),
+    };
+    complete && !pattern.contains(char::is_whitespace)
 }
 
 /// Section `database`.
@@ -492,6 +563,25 @@ impl Config {
                  password",
             );
         }
+        if let Some(openpgp) = &self.openpgp
+            && openpgp.autocrypt
+            && !openpgp.always_sign
+        {
+            return wrong(
+                "openpgp.autocrypt",
+                "needs openpgp.always_sign: it is the key that signs which mails carry",
+            );
+        }
+        let lists = self.openpgp.as_ref().map(|openpgp| openpgp.encrypt_for.lists());
+        for (key, list) in lists.into_iter().flatten() {
+            if !list.iter().all(|text| can_be_an_address(text)) {
+                return wrong(
+                    key,
+                    "must list addresses, with * as a wildcard: \"*@ministry.example\"; other texts \
+                     would fit no recipient",
+                );
+            }
+        }
         let in_clear = |smtp: &SmtpSettings| {
             smtp.username.is_some() && smtp.tls() == SmtpTls::None && !smtp.is_loopback()
         };
@@ -571,6 +661,8 @@ fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn smtp(text: &str) -> SmtpSettings {
@@ -596,6 +688,31 @@ mod tests {
         let text = r#"{"smtp": {"host": "192.0.2.1", "tls": "none", "username": "u"}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!(config.check().unwrap_err().0, "smtp.tls");
+    }
+
+    #[test]
+    fn a_rule_for_encryption_that_could_fit_nobody_is_refused() {
+        let wrong = |list: &str, text: &str| {
+            let json = json!({"openpgp": {"always_sign": true, "encrypt_for": {list: [text]}}});
+            let config: Config = serde_json::from_value(json).unwrap();
+            config.check().err().map(|(key, _)| key)
+        };
+        for good in ["*", "*@ministry.example", "*.example", "a@*", "abuse@isp.example"] {
+            assert_eq!(wrong("always", good), None, "{good}");
+        }
+        for bad in ["", "ministry.example", "@ministry.example", "a@", "a@b.example ", "C <a@b.c>"]
+        {
+            assert_eq!(wrong("always", bad), Some("openpgp.encrypt_for.always"), "{bad}");
+        }
+        assert_eq!(wrong("if-key", "x"), Some("openpgp.encrypt_for.if-key"));
+        assert_eq!(wrong("never", "x"), Some("openpgp.encrypt_for.never"));
+    }
+
+    #[test]
+    fn autocrypt_needs_a_key_that_signs() {
+        let text = r#"{"openpgp": {"always_sign": false, "autocrypt": true}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.check().unwrap_err().0, "openpgp.autocrypt");
     }
 
     #[test]
