@@ -427,3 +427,24 @@ fn the_sample_events_become_the_same_mails_by_definitions_and_by_scripts() {
         assert_eq!(defined.len(), scripted.len());
     }
 }
+
+#[test]
+fn a_database_that_goes_away_while_a_script_asks_ends_the_run() {
+    let site = site(&[]);
+    let (name, socket) = (site.database().name(), site.database().socket_dir());
+    let terminate = format!(
+        "psql -q -U postgres -h {} -p {} -d {name} -c \"SELECT pg_terminate_backend(pid) FROM \
+         pg_stat_activity WHERE application_name = 'outbox-generator' AND datname = '{name}'\"",
+        socket.display(),
+        site.database().port()
+    );
+    let script = format!(
+        "#!/bin/sh\nread -r group\n{terminate} >&2\necho '{{\"load_events\": {{\"columns\": null}}}}'\n\
+         read -r events && echo null\n"
+    );
+    put(&site, "10-cruel", &script);
+    site.insert(&outbox_tests::events::groups(3));
+    let run = site.generator(&["run", "--all"]).expect(75);
+    run.line("ERROR", &["cannot give the script 10-cruel what it asked for: "]);
+    assert_eq!(site.sidecars(), [json!(null); 0]);
+}

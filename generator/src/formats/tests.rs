@@ -1,7 +1,8 @@
 //! Definitions from folders: what is read, what is refused, and what becomes of groups.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use jiff::{SignedDuration, Timestamp};
 use outbox::GroupKey;
@@ -147,6 +148,64 @@ fn what_is_no_definition_is_told_and_leftovers_are_not() {
         definitions.ignored().iter().filter_map(|path| path.file_name()?.to_str()).collect();
     assert_eq!(ignored, ["1-too-short.toml", "20-script", "shadow.toml", "variables.json"]);
     assert_eq!(definitions.formats().count(), 1);
+}
+
+#[test]
+fn scripts_are_told_from_definitions_by_name_and_mode_and_asked_in_the_same_order() {
+    let folder = folder(&[
+        ("10-rest.toml", REST),
+        ("05-program", ""),
+        ("05-program.sh", ""),
+        ("20-no-program", ""),
+        ("20_program", ""),
+        ("15mailgen.py", ""),
+        ("123.py", ""),
+        ("1.py", ""),
+        ("30-program~", ""),
+    ]);
+    for name in
+        ["10-rest.toml", "05-program", "05-program.sh", "20_program", "123.py", "30-program~"]
+    {
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(folder.path().join(name), executable).expect("a mode");
+    }
+    fs::create_dir(folder.path().join("40-folder")).expect("a folder");
+    symlink(folder.path().join("15mailgen.py"), folder.path().join("50linked.py")).expect("a link");
+    let definitions = Definitions::load(folder.path()).expect("definitions");
+    let scripts: Vec<_> =
+        definitions.scripts().map(|script| (script.name.as_str(), script.kind)).collect();
+    let (program, python) = (ScriptKind::Executable, ScriptKind::Python);
+    assert_eq!(
+        scripts,
+        [
+            ("05-program", program),
+            ("05-program.sh", program),
+            ("123.py", python),
+            ("15mailgen.py", python),
+            ("50linked.py", python),
+        ]
+    );
+    assert_eq!(definitions.ignored().len(), 3, "{:?}", definitions.ignored());
+
+    /// Remembers whom it was asked to ask.
+    struct Asked(Vec<String>);
+
+    impl Ask for Asked {
+        fn ask(
+            &mut self,
+            script: &ScriptFile,
+            _: &Group,
+            _: Timestamp,
+            _: &BTreeMap<String, Text>,
+        ) -> Result<Answer, AskError> {
+            self.0.push(script.name.clone());
+            Ok(Answer::Pass(BTreeMap::new()))
+        }
+    }
+    let mut asked = Asked(Vec::new());
+    let decision = definitions.decide(&group("text", "csv"), now(), &mut asked);
+    assert!(matches!(decision, Ok(Some(Decision::Compose(_)))), "{decision:?}");
+    assert_eq!(asked.0, ["05-program", "05-program.sh"], "those before the definition");
 }
 
 #[test]

@@ -226,6 +226,30 @@ for line in sys.stdin:
 }
 
 #[test]
+fn a_rule_for_copies_holds_for_a_scripts_mails_that_claim_directives() {
+    let copy = "[[copy]]\nenvelope_to = \"copy@cert.example\"\nsubstitutions = { a = \"copy\" }\n\
+                [substitutions_for_data.attachment]\nwhere = \"attached\"\n";
+    let mail = r#"{"columns": ["source.ip"], "data": "attachment", "substitutions": {"a": "own"}"#;
+    let answer = format!(
+        r#"{{"notifications": [{mail}, "event_ids": [12]}}, {mail}, "mark_sent": false}}]}}"#
+    );
+    let mut folder = folder(&[("05-copy.toml", copy), ("10-own", &answers(&answer))]);
+    let mails = folder.mails();
+    let [mail, copy, other] = mails.as_slice() else { panic!("{mails:?}") };
+    let text = |mail: &MailPlan, name: &str| mail.substitutions[name].text.clone();
+    assert_eq!(
+        (text(mail, "a"), text(copy, "a"), text(other, "a")),
+        ("own".into(), "copy".into(), "own".into())
+    );
+    assert_eq!(text(mail, "where"), "attached");
+    assert_eq!(
+        (&copy.ticket, copy.mark_sent, &copy.events),
+        (&TicketOf::Same, false, &mail.events)
+    );
+    assert_eq!(other.envelope_to, None);
+}
+
+#[test]
 fn what_a_program_says_wrong_is_told_with_its_place() {
     for (answer, words) in [
         (r#"{"notifications": []}"#, "`notifications` is empty"),
