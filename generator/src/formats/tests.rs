@@ -150,6 +150,22 @@ fn what_is_no_definition_is_told_and_leftovers_are_not() {
     assert_eq!(definitions.formats().count(), 1);
 }
 
+/// Remembers whom it was asked to ask.
+struct Asked(Vec<String>);
+
+impl Ask for Asked {
+    fn ask(
+        &mut self,
+        script: &ScriptFile,
+        _: &Group,
+        _: Timestamp,
+        _: &BTreeMap<String, Text>,
+    ) -> Result<Answer, AskError> {
+        self.0.push(script.name.clone());
+        Ok(Answer::Pass(BTreeMap::new()))
+    }
+}
+
 #[test]
 fn scripts_are_told_from_definitions_by_name_and_mode_and_asked_in_the_same_order() {
     let folder = folder(&[
@@ -187,21 +203,6 @@ fn scripts_are_told_from_definitions_by_name_and_mode_and_asked_in_the_same_orde
     );
     assert_eq!(definitions.ignored().len(), 3, "{:?}", definitions.ignored());
 
-    /// Remembers whom it was asked to ask.
-    struct Asked(Vec<String>);
-
-    impl Ask for Asked {
-        fn ask(
-            &mut self,
-            script: &ScriptFile,
-            _: &Group,
-            _: Timestamp,
-            _: &BTreeMap<String, Text>,
-        ) -> Result<Answer, AskError> {
-            self.0.push(script.name.clone());
-            Ok(Answer::Pass(BTreeMap::new()))
-        }
-    }
     let mut asked = Asked(Vec::new());
     let decision = definitions.decide(&group("text", "csv"), now(), &mut asked);
     assert!(matches!(decision, Ok(Some(Decision::Compose(_)))), "{decision:?}");
