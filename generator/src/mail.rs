@@ -146,11 +146,11 @@ pub fn compose(letter: &Letter<'_>, protection: Protection<'_>) -> Result<Vec<u8
     let autocrypt = protection.autocrypt;
     let (mut fields, mut content) = (fields(letter), content(letter));
     if let With::Report(Report::Plain { .. }) = letter.with {
-        let is_signed = matches!(protection.wrapping, Wrapping::Signature(_));
-        if is_signed {
+        let is_plain = matches!(protection.wrapping, Wrapping::None);
+        if !is_plain {
             content = enclosed(letter, content)?;
         }
-        fields.push(xarf(if is_signed { "SECURE" } else { "PLAIN" }));
+        fields.push(xarf(if is_plain { "PLAIN" } else { "SECURE" }));
     }
     let (mut fields, body) = protected::protect(fields, content, letter, protection)?;
     // Not among the protected ones: the header is for clients that don't know us yet, and large.
@@ -197,8 +197,8 @@ fn xarf(value: &'static str) -> (Cow<'static, str>, HeaderType<'static>) {
     ("X-XARF".into(), Raw::new(value).into())
 }
 
-/// The mail in a mail that X-ARF 0.2 signs. It is the same mail without a signature, so that a
-/// program can take it out and read it as if it had come like that.
+/// The mail in a mail that X-ARF 0.2 signs or encrypts. It is the same mail without that, so that a
+/// program can take it out and read it as if it had come so.
 fn enclosed(letter: &Letter<'_>, content: MimePart<'_>) -> Result<MimePart<'static>, MailError> {
     // RFC 3156, 3: what is signed is 7-bit.
     for (header, address) in

@@ -330,21 +330,27 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_x_arf_is_encrypted_as_a_plain_one() {
+    fn an_encrypted_report_of_x_arf_0_2_encloses_a_plain_one() {
         let court = Court::new();
         let report = Report::Plain { yaml: "---\nCategory: \"abuse\"\n".into(), evidence: None };
         let desk = Desk::new();
         let mut letter = desk.letter("s", "Text\n");
         letter.with = With::Report(&report);
-        let more = r#", "encrypt": "always", "protected_headers": true"#;
-        let mut openpgp = court.openpgp(true, more);
-        let mail = compose(&letter, openpgp.protection(None, &desk.to).unwrap()).unwrap();
-        let mail = String::from_utf8(mail).unwrap();
-        assert!(mail.contains("\r\nX-XARF: PLAIN\r\n"), "{mail}");
-        let inside = court.theirs.gpg_with(&["--decrypt"], &mail);
-        assert!(inside.contains("\r\nX-XARF: PLAIN\r\n"), "{inside}");
-        assert!(inside.contains("\r\nHP-Outer: X-XARF: PLAIN\r\n"), "{inside}");
-        assert!(inside.contains("\r\nCategory: \"abuse\"\r\n"), "{inside}");
+        for headers in [false, true] {
+            let more = format!(r#", "encrypt": "always", "protected_headers": {headers}"#);
+            let mut openpgp = court.openpgp(true, &more);
+            let mail = compose(&letter, openpgp.protection(None, &desk.to).unwrap()).unwrap();
+            let mail = String::from_utf8(mail).unwrap();
+            assert!(mail.contains("\r\nX-XARF: SECURE\r\n"), "{mail}");
+            let inside = court.theirs.gpg_with(&["--decrypt"], &mail);
+            let (part, plain) = inside.split_once("\r\n\r\n").unwrap();
+            assert!(part.contains("Content-Type: message/rfc822; name=\"xarf.eml\""), "{part}");
+            assert_eq!(part.contains("hp=\"cipher\""), headers, "{part}");
+            let (head, body) = plain.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("\r\nX-XARF: PLAIN\r\n"), "{head}");
+            assert!(head.contains("\r\nContent-Type: multipart/mixed;"), "{head}");
+            assert!(body.contains("\r\nCategory: \"abuse\"\r\n"), "{body}");
+        }
     }
 
     #[test]

@@ -116,6 +116,14 @@ impl Form {
         }
     }
 
+    /// Whether a definition may say what a field of the report must be.
+    pub fn leaves_open(&self, key: &str) -> bool {
+        match self {
+            Self::V02 { .. } => self.kind(key) == Some(Kind::TEXT),
+            Self::V4 { .. } => self.kind(key) == Some(Kind::Any),
+        }
+    }
+
     /// The fields that an event must give.
     pub fn required(&self) -> Vec<&'static str> {
         match self {

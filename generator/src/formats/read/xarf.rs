@@ -109,7 +109,7 @@ impl Reader<'_> {
             if let Some(wrong) = wrong {
                 self.problems.report(entry.key_offset, wrong);
             }
-            if let Some(read) = self.entry(entry, kind.unwrap_or(Kind::Any)) {
+            if let Some(read) = self.entry(form, entry, kind.unwrap_or(Kind::Any)) {
                 let required = read.required || form.required().contains(&key);
                 entries.push(Entry { required, ..read });
             }
@@ -119,7 +119,7 @@ impl Reader<'_> {
 
     /// `"source.ip"`, `["destination.fqdn", "destination.ip"]`, or a table with `field`, `from` or
     /// `value`.
-    fn entry(&mut self, value: &Value, kind: Kind) -> Option<Entry> {
+    fn entry(&mut self, form: &Form, value: &Value, kind: Kind) -> Option<Entry> {
         let key = value.key.to_owned();
         if !value.is_table() {
             let sources = self.sources(value, kind);
@@ -128,6 +128,11 @@ impl Reader<'_> {
         let mut table = value.table("a field of a report", &mut self.problems)?;
         let kind = match table.get("type") {
             None => kind,
+            // What X-ARF asks for is not for a definition to say otherwise.
+            Some(named) if !form.leaves_open(&key) => {
+                named.report(&mut self.problems, format!("{key:?} must be {kind} in any case"));
+                kind
+            }
             Some(named) => self.kind(named)?,
         };
         let required = self.flag(&mut table, "required");
@@ -397,8 +402,12 @@ mod tests {
             ("c2_server = []", "13: `c2_server` is empty"),
             ("c2_server = 7", "13: `c2_server` must be a string"),
             (
-                "c2_server = { field = \"id\", type = \"text\" }",
-                "36: unknown `type` \"text\", known are",
+                "c2_server = { field = \"id\", type = \"integer\" }",
+                "36: \"c2_server\" must be a text in any case",
+            ),
+            (
+                "custom = { field = \"id\", type = \"text\" }",
+                "33: unknown `type` \"text\", known are",
             ),
         ] {
             let found = one(line);
