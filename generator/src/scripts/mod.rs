@@ -62,6 +62,8 @@ struct Strikes {
 enum Failed {
     /// The process is of no more use.
     Process(String),
+    /// The process ended well, as one does that is for a single group.
+    Done(String),
     /// The script refuses the group, or its answer makes no sense.
     Answer(String),
     /// What it asked for can't be had.
@@ -70,7 +72,10 @@ enum Failed {
 
 impl From<Trouble> for Failed {
     fn from(trouble: Trouble) -> Self {
-        Self::Process(trouble.to_string())
+        match trouble {
+            Trouble::Ended(Some(status)) if status.success() => Self::Done(trouble.to_string()),
+            _ => Self::Process(trouble.to_string()),
+        }
     }
 }
 
@@ -112,7 +117,7 @@ impl Scripts {
             match load(&mut runner, script) {
                 Ok(()) => {}
                 Err(Failed::Answer(words)) => problems.push(problem(script, words)),
-                Err(Failed::Process(words)) => {
+                Err(Failed::Process(words) | Failed::Done(words)) => {
                     runner.kill();
                     problems.push(problem(script, words));
                     break;
@@ -209,7 +214,14 @@ impl Ask for Asking<'_> {
                  {last}"
             )));
         }
-        match self.try_asking(script, group, now, given) {
+        let used = self.scripts.executables.contains_key(&script.name);
+        let mut result = self.try_asking(script, group, now, given);
+        if used && matches!(result, Err(Failed::Done(_))) {
+            // It was about to end when it was asked.
+            self.scripts.end(script);
+            result = self.try_asking(script, group, now, given);
+        }
+        match result {
             Ok(answer) => {
                 self.scripts.strikes.remove(&script.name);
                 Ok(answer)
@@ -218,7 +230,7 @@ impl Ask for Asking<'_> {
                 self.scripts.strikes.remove(&script.name);
                 Err(AskError::Script(fit(&words, MAX_LOG)))
             }
-            Err(Failed::Process(words)) => {
+            Err(Failed::Process(words) | Failed::Done(words)) => {
                 let words = fit(&words, MAX_LOG);
                 self.scripts.end(script);
                 let strikes = self.scripts.strikes.entry(script.name.clone());

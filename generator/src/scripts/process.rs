@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Becomes readable when it ends. What it started may keep its pipes open. (Linux before 5.3 has
+    /// none; then that costs time.)
+    pidfd: Option<OwnedFd>,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
@@ -111,8 +114,10 @@ impl Process {
         for pipe in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
             rustix::io::ioctl_fionbio(pipe, true)?;
         }
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
         Ok(Self {
             child,
+            pidfd,
             stdin: Some(stdin),
             stdout,
             stderr: Some(stderr),
@@ -170,7 +175,10 @@ impl Process {
             self.wait()?;
             self.send()?;
             self.hear_noise(noise)?;
-            if !read(&mut self.stdout, &mut self.said)? {
+            // Before it is read, so that nothing that it said before it ended is missed.
+            let ended = self.ends_within(Duration::ZERO);
+            let open = read(&mut self.stdout, &mut self.said)?;
+            if !open || ended && self.said.len() == self.searched {
                 self.hear_noise(noise)?;
                 return Err(Trouble::Ended(self.exit_status()));
             }
@@ -190,6 +198,7 @@ impl Process {
     fn wait(&self) -> Result<(), Trouble> {
         let mut pipes = vec![PollFd::new(&self.stdout, PollFlags::IN)];
         pipes.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        pipes.extend(self.pidfd.as_ref().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
         if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.unsent.is_empty()) {
             pipes.push(PollFd::new(stdin, PollFlags::OUT));
         }
@@ -251,14 +260,17 @@ impl Process {
         }
     }
 
-    /// How it ended, if it does within the grace.
+    /// Whether it ends in this time.
+    fn ends_within(&self, time: Duration) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            let mut pipes = [PollFd::new(pidfd, PollFlags::IN)];
+            wait_for(&mut pipes, Instant::now() + time).unwrap_or(false)
+        })
+    }
+
+    /// How it ended, if it does within the grace. What it left behind is killed then.
     fn exit_status(&mut self) -> Option<ExitStatus> {
-        let pid = Pid::from_child(&self.child);
-        let ended = pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|pidfd| {
-            let mut pipes = [PollFd::new(&pidfd, PollFlags::IN)];
-            wait_for(&mut pipes, Instant::now() + GRACE).unwrap_or(false)
-        });
-        if !ended {
+        if !self.ends_within(GRACE) {
             return None;
         }
         self.kill();

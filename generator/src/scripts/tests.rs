@@ -284,6 +284,7 @@ fn misbehaviour_costs_a_group_and_three_in_a_row_the_rest() {
         "#!/bin/sh\nread -r line\nyes '{\"log\": {\"level\": \"DEBUG\", \"text\": \"\"}}'\n";
     for (script, words) in [
         ("#!/bin/sh\nread -r line\nexit 3\n", "it ended with exit code 3"),
+        ("#!/bin/sh\nread -r line\nsleep 1000 &\nexit 4\n", "it ended with exit code 4"),
         ("#!/bin/sh\nkill -SEGV $$\n", "it was ended by signal 11"),
         ("#!/bin/sh\nexec >&-\nread -r line\nsleep 1000\n", "it closed its standard output"),
         (hang, "it had no answer after 1s (scripts.timeout) and was killed"),
@@ -314,6 +315,20 @@ fn a_script_that_failed_is_started_anew() {
     for _ in 0..5 {
         assert_eq!(folder.decide(), Ok(None));
         assert!(folder.error().contains("exit code 1"));
+    }
+}
+
+#[test]
+fn a_program_that_ends_after_each_answer_is_started_for_each_group() {
+    // At once, or when it was asked again already.
+    for end in ["exit 0", "sleep 0.1"] {
+        let script = format!("#!/bin/sh\nread -r line\necho >>\"$0.runs\"\necho null\n{end}\n");
+        let mut folder = folder(&[("10-once", &script)]);
+        for number in 1..=5 {
+            assert_eq!(folder.decide(), Ok(None));
+            let runs = fs::read_to_string(folder.root.path().join("10-once.runs")).unwrap();
+            assert_eq!(runs.len(), number);
+        }
     }
 }
 
