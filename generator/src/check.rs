@@ -16,7 +16,8 @@ use outbox_config::{Config, Failure};
 use crate::store::{Scope, check_scope, missing_rights};
 use crate::template::Template;
 use crate::tools::{
-    claims, definitions, destinations, envelope_from, openpgp, reporter, sender, templates,
+    claims, definitions, destinations, envelope_from, openpgp, reporter, scripts as load_scripts,
+    sender, templates,
 };
 
 /// Checks all of it.
@@ -69,16 +70,22 @@ fn check_formats(config: &Config) -> anyhow::Result<String> {
         definitions.ignored().iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let ignored = match ignored.as_slice() {
         [] => String::new(),
-        files => format!("; no definitions, and so not used: {}", files.join(", ")),
+        files => {
+            format!("; neither definitions nor scripts, and so not used: {}", files.join(", "))
+        }
     };
     let formats = definitions.formats().count();
-    if formats == 0 {
-        let folder = config.script_directory()?.display();
+    let scripts = definitions.scripts().count();
+    let folder = config.script_directory()?.display();
+    if formats + scripts == 0 {
         bail!(
-            "there is no format definition (NN-name.toml) in {folder} (script_directory){ignored}"
+            "there is no format definition (NN-name.toml) or script in {folder} \
+             (script_directory){ignored}"
         );
     }
-    Ok(format!("{formats} in {}{ignored}", config.script_directory()?.display()))
+    load_scripts(&definitions, config).map_err(Failure::into_error)?;
+    let scripts = if scripts == 0 { String::new() } else { format!(" and {scripts} scripts") };
+    Ok(format!("{formats}{scripts} in {folder}{ignored}"))
 }
 
 /// Every file in the template folder is a template, and every template that a format names is

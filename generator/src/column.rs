@@ -1,5 +1,10 @@
 //! A column of the table of events that a mail carries. Plain data.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::group::EventId;
+
 /// Where a column's values come from, and what stands above them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
@@ -16,6 +21,8 @@ pub enum Field {
     Event(String),
     /// A key of the JSON object in the column `extra`.
     Extra(String),
+    /// Nothing that the database knows: a script gave a text for each event. One without is empty.
+    Given(Arc<BTreeMap<EventId, String>>),
 }
 
 impl Field {
@@ -28,11 +35,31 @@ impl Field {
         }
     }
 
-    /// The column of the table `events` that it is in.
+    /// Like [`Field::parse`], for what a person wrote. Fails in words at what is a slip of the pen.
+    pub fn read(name: &str) -> Result<Self, String> {
+        if let Some(key) = name.strip_prefix("extra:") {
+            Err(format!("{name:?} is no field: a key of `extra` is written \"extra.{key}\""))
+        } else if name.trim().is_empty() || name == "extra." {
+            Err(format!("{name:?} is no field"))
+        } else {
+            Ok(Self::parse(name))
+        }
+    }
+
+    /// What stands above it where nobody says otherwise: its name, without `extra.`.
+    pub fn default_title(&self) -> &str {
+        match self {
+            Self::Event(name) | Self::Extra(name) => name,
+            Self::Given(_) => "",
+        }
+    }
+
+    /// The column of the table `events` that it is in, or that tells whose it is.
     pub fn column(&self) -> &str {
         match self {
             Self::Event(name) => name,
             Self::Extra(_) => "extra",
+            Self::Given(_) => "id",
         }
     }
 }
@@ -42,6 +69,7 @@ impl std::fmt::Display for Field {
         match self {
             Self::Event(name) => f.write_str(name),
             Self::Extra(key) => write!(f, "extra.{key}"),
+            Self::Given(_) => f.write_str("values that a script gave"),
         }
     }
 }

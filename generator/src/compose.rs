@@ -17,6 +17,7 @@ use crate::formats::{FormatName, Plan};
 use crate::group::{EventId, Group, ids};
 use crate::part::Part;
 use crate::render::{Rendered, fields, render};
+use crate::scripts::DatabaseHost;
 use crate::store::{self, BadGroup, EventColumns, Pending};
 use crate::tickets::Tickets;
 use crate::tools::Tools;
@@ -108,7 +109,7 @@ impl Composer<'_> {
         let mut batch = Vec::new();
         let (mut mails, mut events) = (0, 0);
         for group in groups {
-            let Some(planned) = self.plan(group) else {
+            let Some(planned) = self.plan(&mut transaction, group)? else {
                 self.advance();
                 continue;
             };
@@ -126,16 +127,22 @@ impl Composer<'_> {
     }
 
     /// The group and its plan, if it becomes a mail now.
-    fn plan(&mut self, group: Result<Group, BadGroup>) -> Option<Planned> {
+    fn plan(
+        &mut self,
+        transaction: &mut Transaction<'_>,
+        group: Result<Group, BadGroup>,
+    ) -> Result<Option<Planned>, Failure> {
         let group = match group {
             Ok(group) => group,
             Err(BadGroup { directive_ids, event_ids, reason }) => {
                 self.fail(&directive_ids, &event_ids, "", &reason);
-                return None;
+                return Ok(None);
             }
         };
-        match Fate::of(&group, &self.tools.definitions, self.columns) {
-            Fate::Due(plan) => return Some(Planned { group, plan: *plan }),
+        let mut host = DatabaseHost { transaction, columns: self.columns, tickets: self.tickets };
+        let mut scripts = self.tools.scripts.with(&mut host);
+        match Fate::of(&group, &self.tools.definitions, &mut scripts, self.columns)? {
+            Fate::Due(plan) => return Ok(Some(Planned { group, plan: *plan })),
             Fate::Impossible(reason) => {
                 let Group { directive_ids, event_ids, .. } = &group;
                 self.fail(directive_ids, event_ids, &about(&group), &reason);
@@ -151,7 +158,7 @@ impl Composer<'_> {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     fn make(

@@ -37,14 +37,22 @@ impl Event {
     /// What the event has in `field`; `None` if the column was not loaded.
     ///
     /// A key that `extra` doesn't have is null, as is every key where `extra` is no object.
-    pub fn field(&self, field: &Field) -> Option<Cell<'_>> {
+    pub fn field<'e>(&'e self, field: &'e Field) -> Option<Cell<'e>> {
         match field {
+            Field::Given(values) => {
+                Some(values.get(&self.id).map_or(Cell::NULL, |text| Cell::Given(text)))
+            }
             Field::Event(name) => self.column(name).map(Cell::Column),
             Field::Extra(key) => Some(match self.column("extra")? {
                 Value::Json(extra) => extra.get(key).map_or(Cell::NULL, Cell::Json),
                 _ => Cell::NULL,
             }),
         }
+    }
+
+    /// The columns that were loaded, with their values.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.columns.iter().map(String::as_str).zip(&self.values)
     }
 
     fn column(&self, name: &str) -> Option<&Value> {
@@ -94,6 +102,8 @@ pub enum Cell<'e> {
     Column(&'e Value),
     /// The value of a key in the column `extra`.
     Json(&'e serde_json::Value),
+    /// A text that a script gave.
+    Given(&'e str),
 }
 
 impl Cell<'_> {
@@ -184,6 +194,27 @@ impl fmt::Display for Cell<'_> {
         match self {
             Cell::Column(value) => value.fmt(f),
             Cell::Json(json) => write_json(json, f),
+            Cell::Given(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Value {
+    /// The value in JSON: times as in RFC 3339, addresses as text. Floats have the digits that
+    /// everyone sees, `nan` and `inf` are the texts they can only be.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Text(text) => text.as_str().into(),
+            Self::Integer(number) => (*number).into(),
+            Self::Real(_) | Self::Double(_) => {
+                let digits = self.to_string();
+                serde_json::from_str(&digits).unwrap_or(serde_json::Value::String(digits))
+            }
+            Self::Boolean(truth) => (*truth).into(),
+            Self::Time(time) => time.to_string().into(),
+            Self::Inet(inet) => inet.to_string().into(),
+            Self::Json(json) => json.clone(),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use jiff::Timestamp;
 
-use crate::formats::{Decision, Definitions, FormatName, Plan};
+use outbox_config::Failure;
+
+use crate::formats::{Ask, DecideError, Decision, Definitions, FormatName, Plan};
 use crate::group::Group;
 use crate::render::{fields, rehearse};
+use crate::scripts::DatabaseHost;
 use crate::store::EventColumns;
 use crate::tools::Tools;
 
@@ -27,21 +30,38 @@ pub enum Fate {
 
 impl Fate {
     /// The same for who only looks, who learns now whether the mails could be made.
-    pub fn foreseen(group: &Group, tools: &mut Tools, columns: &EventColumns) -> Self {
-        match Self::of(group, &tools.definitions, columns) {
+    pub fn foreseen(
+        group: &Group,
+        tools: &mut Tools,
+        host: &mut DatabaseHost<'_, '_>,
+        columns: &EventColumns,
+    ) -> Result<Self, Failure> {
+        let mut scripts = tools.scripts.with(host);
+        Ok(match Self::of(group, &tools.definitions, &mut scripts, columns)? {
             Self::Due(plan) => match rehearse(tools, group, &plan) {
                 Ok(()) => Self::Due(plan),
                 Err(error) => Self::Impossible(format!("{error:#}")),
             },
             other => other,
-        }
+        })
     }
 
-    /// Asks the definitions, and whether the events have what the plan shows.
-    pub fn of(group: &Group, definitions: &Definitions, columns: &EventColumns) -> Self {
-        match definitions.decide(group, outbox::now()) {
+    /// Asks the definitions and scripts, and whether the events have what the plan shows. Fails if
+    /// what scripts ask for can't be had, as nothing else can then.
+    pub fn of(
+        group: &Group,
+        definitions: &Definitions,
+        scripts: &mut dyn Ask,
+        columns: &EventColumns,
+    ) -> Result<Self, Failure> {
+        Ok(match definitions.decide(group, outbox::now(), scripts) {
+            Err(error @ DecideError::Unavailable { .. }) => {
+                return Err(Failure::unavailable(error));
+            }
             Err(error) => Self::Impossible(format!("{:#}", anyhow::Error::new(error))),
-            Ok(None) => Self::Impossible("no format definition takes the group".to_owned()),
+            Ok(None) => {
+                Self::Impossible("no format definition or script takes the group".to_owned())
+            }
             Ok(Some(Decision::Postponed { format, until, why })) => {
                 Self::Postponed { format, until, why }
             }
@@ -55,6 +75,6 @@ impl Fate {
                     )),
                 }
             }
-        }
+        })
     }
 }

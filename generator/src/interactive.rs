@@ -19,7 +19,9 @@ use crate::compose::Summary;
 use crate::fate::Fate;
 use crate::group::{Group, ids};
 use crate::run::{Outcome, Run};
+use crate::scripts::DatabaseHost;
 use crate::store::{self, BadGroup, EventColumns, Pending, Scope};
+use crate::tickets::Pretended;
 use crate::tools::claims;
 
 /// Fails if there is nobody to ask.
@@ -89,12 +91,21 @@ fn entries(run: &mut Run<'_>) -> Result<Vec<Entry>, Failure> {
     let claims = claims(run.outbox)?;
     let mut client = store::open(&run.config.database()?.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
-    let Pending { groups, .. } = store::peek(&mut client, Scope::of(run.config)?, &claims)?;
-    let entry = |group| match group {
-        Ok(group) => Entry::of(&group, &Fate::foreseen(&group, &mut run.tools, &columns)),
-        Err(bad) => Entry::of_bad(bad),
+    let pending = store::peek(&mut client, Scope::of(run.config)?, &claims)?;
+    let Pending { mut transaction, groups } = pending;
+    let mut host = DatabaseHost {
+        transaction: &mut transaction,
+        columns: &columns,
+        tickets: &mut Pretended::default(),
     };
-    Ok(groups.into_iter().map(entry).collect())
+    let entry = |group| match group {
+        Ok(group) => {
+            let fate = Fate::foreseen(&group, &mut run.tools, &mut host, &columns)?;
+            Ok(Entry::of(&group, &fate))
+        }
+        Err(bad) => Ok(Entry::of_bad(bad)),
+    };
+    groups.into_iter().map(entry).collect()
 }
 
 impl Entry {

@@ -1,8 +1,8 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 //!
 //! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
-//! one way: `store` (groups) → `formats` (plan) → `store` (events, tickets) → `render` (`table`,
-//! `template`, `xarf`, `mail`, `openpgp`) → the outbox.
+//! one way: `store` (groups) → `formats` (plan; asks `scripts`) → `store` (events, tickets) →
+//! `render` (`table`, `template`, `xarf`, `mail`, `openpgp`) → the outbox.
 
 pub mod address;
 mod check;
@@ -26,6 +26,7 @@ mod pending;
 mod preview;
 mod render;
 mod run;
+mod scripts;
 mod store;
 pub mod table;
 pub mod template;

@@ -20,6 +20,18 @@ pub struct Part {
     pub directive_ids: Vec<DirectiveId>,
 }
 
+impl Part {
+    /// Of this part, what is about these events.
+    #[must_use]
+    pub fn about(&self, group: &Group, events: &BTreeSet<EventId>) -> Self {
+        let event_ids = &self.event_ids & events;
+        let pairs = group.directive_ids.iter().zip(&group.event_ids);
+        let own = pairs.filter(|(_, event)| event_ids.contains(event));
+        let directive_ids = own.map(|(directive, _)| *directive).collect();
+        Self { event_ids, directive_ids, ..*self }
+    }
+}
+
 /// The parts that a plan splits its group into, by the order of the events' ids. A directive is in
 /// the part that has its event.
 pub fn parts(group: &Group, plan: &Plan) -> Vec<Part> {

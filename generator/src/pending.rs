@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::fate::Fate;
 use crate::group::{Group, ids};
-use crate::store::{self, BadGroup, EventColumns, Scope, Shard};
+use crate::scripts::DatabaseHost;
+use crate::store::{self, BadGroup, EventColumns, Pending, Scope, Shard};
+use crate::tickets::Pretended;
 use crate::tools::{Tools, claims};
 
 /// One group, or one mail in the outbox.
@@ -34,11 +36,18 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let mut client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
     let scope = Scope::of(config)?;
-    let groups = store::peek(&mut client, scope, &claims)?.groups;
-    lines.extend(groups.into_iter().map(|group| match group {
-        Ok(group) => foresee(&mut tools, &columns, &group),
-        Err(bad) => unreadable(&bad),
-    }));
+    let Pending { mut transaction, groups } = store::peek(&mut client, scope, &claims)?;
+    let mut host = DatabaseHost {
+        transaction: &mut transaction,
+        columns: &columns,
+        tickets: &mut Pretended::default(),
+    };
+    for group in groups {
+        lines.push(match group {
+            Ok(group) => foresee(&mut tools, &mut host, &columns, &group)?,
+            Err(bad) => unreadable(&bad),
+        });
+    }
     let width = width().unwrap_or(usize::MAX);
     let text = if json { to_json(&lines) } else { table(&lines, scope.shard(), width) };
     print(&text)
@@ -86,8 +95,13 @@ impl Line {
 }
 
 /// What a run would make of the group.
-fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
-    let (state, why) = match Fate::foreseen(group, tools, columns) {
+fn foresee(
+    tools: &mut Tools,
+    host: &mut DatabaseHost<'_, '_>,
+    columns: &EventColumns,
+    group: &Group,
+) -> Result<Line, Failure> {
+    let (state, why) = match Fate::foreseen(group, tools, host, columns)? {
         Fate::Impossible(why) => ("error", why),
         Fate::Postponed { until, why, .. } => {
             let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
@@ -96,7 +110,7 @@ fn foresee(tools: &mut Tools, columns: &EventColumns, group: &Group) -> Line {
         Fate::Due(plan) => ("due", format!("format {}", plan.format)),
     };
     let list = ids(group.directive_ids.iter().map(|id| id.0));
-    Line::new(state, &group.key, group.directive_ids.len(), list, why)
+    Ok(Line::new(state, &group.key, group.directive_ids.len(), list, why))
 }
 
 fn unreadable(bad: &BadGroup) -> Line {

@@ -1,6 +1,6 @@
 //! From a group, its plan and its events to the mails, as bytes and as what the outbox must know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +11,7 @@ use crate::address::{Address, recipients};
 use crate::column::Field;
 use crate::event::Event;
 use crate::facts::Facts;
-use crate::formats::{Compress, Data, MailPlan, Plan, Text, TicketOf};
+use crate::formats::{Compress, Data, MailPlan, Plan, TicketOf};
 use crate::group::{EventId, Group, ids};
 use crate::mail::{Attachment, Letter, MessageId, With, compose};
 use crate::pack::{Packed, pack};
@@ -132,7 +132,7 @@ impl<'a> Occasion<'a> {
         plan: &Plan,
         tickets: &[Ticket],
     ) -> anyhow::Result<Vec<(NewMail, Vec<u8>)>> {
-        let mut unclaimed = self.part.directive_ids.clone();
+        let mut unclaimed: BTreeSet<_> = self.part.directive_ids.iter().copied().collect();
         let mut tickets = tickets.iter();
         let mut ticket = None;
         let mut mails = Vec::new();
@@ -143,9 +143,14 @@ impl<'a> Occasion<'a> {
                 TicketOf::Given(given) => Some(given),
             };
             let ticket = ticket.expect("there is a ticket for each mail that needs one");
-            let (mut new, bytes) = self.letter(tools, mail, ticket)?;
+            let some = mail.events.as_ref().map(|events| self.part.about(self.group, events));
+            let about = |part| Occasion::new(self.group, part, self.events, self.now);
+            let about_some = some.as_ref().map(about).transpose()?;
+            let occasion = about_some.as_ref().unwrap_or(self);
+            let (mut new, bytes) = occasion.letter(tools, mail, ticket)?;
             if mail.mark_sent {
-                new.directive_ids = std::mem::take(&mut unclaimed);
+                let own = occasion.part.directive_ids.iter().copied();
+                new.directive_ids = own.filter(|id| unclaimed.remove(id)).collect();
             }
             mails.push((new, bytes));
         }
@@ -268,11 +273,15 @@ impl<'a> Occasion<'a> {
         let mut expanded = BTreeMap::new();
         for placeholder in template.placeholders() {
             let name = placeholder.name.as_str();
-            if let Some(Text { text, file, line }) = plan.substitutions.get(name)
+            if let Some(text) = plan.substitutions.get(name)
                 && known(name).is_none()
                 && !expanded.contains_key(name)
             {
-                let text = Template::from_parts(&format!("{file}:{line}"), "", text)
+                if text.verbatim {
+                    expanded.insert(name.to_owned(), text.text.clone());
+                    continue;
+                }
+                let text = Template::from_parts(&text.place(), "", &text.text)
                     .and_then(|template| {
                         template.fill(|name| known(name).or_else(|| self.facts.get(name)))
                     })

@@ -356,6 +356,11 @@ impl EventColumns {
         self.0.contains_key(field.column())
     }
 
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// How the column stands in a `SELECT`: as it is, or as text where its type is not one that
     /// is read as such.
     fn select(&self, column: &str) -> Option<String> {

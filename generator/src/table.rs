@@ -81,10 +81,7 @@ impl<'c> Table<'c> {
         for (index, column) in self.columns.iter().enumerate() {
             let cell = event.field(&column.field).ok_or_else(|| {
                 self.text.truncate(start);
-                let name = match &column.field {
-                    Field::Event(name) => name.clone(),
-                    Field::Extra(_) => "extra".into(),
-                };
+                let name = column.field.column().to_owned();
                 MissingColumn { title: column.title.clone(), name }
             })?;
             if index > 0 {
@@ -149,10 +146,12 @@ fn quote(csv: &mut String, field: impl fmt::Display) {
 
 /// Whether a spreadsheet would run the cell. A number is none: `-1` stays what it is.
 fn is_formula(cell: Cell<'_>) -> bool {
-    let (Cell::Column(Value::Text(text) | Value::Json(serde_json::Value::String(text)))
-    | Cell::Json(serde_json::Value::String(text))) = cell
-    else {
-        return false;
+    let text = match cell {
+        Cell::Column(Value::Text(text) | Value::Json(serde_json::Value::String(text)))
+        | Cell::Json(serde_json::Value::String(text)) => text,
+        // Whether it was a number is not known any more; a plain one is no formula.
+        Cell::Given(text) if text.parse::<f64>().is_err() => text,
+        _ => return false,
     };
     text.starts_with(['=', '+', '-', '@', '\t', '\r'])
 }

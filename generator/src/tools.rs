@@ -13,6 +13,7 @@ use crate::address::{Address, EnvelopeFrom, Mailbox};
 use crate::destination::Destinations;
 use crate::formats::{Definitions, TemplateChoice};
 use crate::openpgp::OpenPgp;
+use crate::scripts::Scripts;
 use crate::template::{Template, TemplateError};
 use crate::xarf::Reporter;
 
@@ -30,6 +31,8 @@ pub struct Tools {
     pub max_mail_size: Option<u64>,
     /// The format definitions.
     pub definitions: Definitions,
+    /// The scripts among them.
+    pub scripts: Scripts,
     /// The templates.
     pub templates: Templates,
     /// The keys, and what they are used for.
@@ -68,7 +71,11 @@ impl Tools {
         let definitions = definitions(config)?;
         for path in definitions.ignored() {
             let path = path.to_string_lossy();
-            warn!(%path, "not a format definition (NN-name.toml), takes no part");
+            warn!(
+                %path,
+                "neither a format definition (NN-name.toml) nor a script (NN*.py, or NN-name that may \
+                 be executed), takes no part"
+            );
         }
         Ok(Self {
             reporter: reporter(config, &sender)?,
@@ -76,6 +83,7 @@ impl Tools {
             max_mail_size: config.outbox.max_mail_size,
             envelope_from,
             sender,
+            scripts: scripts(&definitions, config)?,
             definitions,
             templates: templates(config)?,
             openpgp: OpenPgp::to_look(config.openpgp.as_ref()),
@@ -124,6 +132,11 @@ pub fn definitions(config: &Config) -> Result<Definitions, Failure> {
         .map_err(Failure::Configuration)
 }
 
+/// The scripts, those in Python loaded.
+pub fn scripts(definitions: &Definitions, config: &Config) -> Result<Scripts, Failure> {
+    Scripts::load(definitions, config).map_err(anyhow::Error::new).map_err(Failure::Configuration)
+}
+
 /// The templates. Their folder must be there; they are read when they are asked for.
 pub fn templates(config: &Config) -> Result<Templates, Failure> {
     let folder = config.template_dir()?;
@@ -161,8 +174,7 @@ impl Templates {
     pub fn get(&mut self, choice: &TemplateChoice) -> Result<Rc<Template>, TemplateError> {
         match choice {
             TemplateChoice::Inline { subject, body } => {
-                let name = format!("{}:{}", subject.file, subject.line);
-                Template::from_parts(&name, &subject.text, &body.text).map(Rc::new)
+                Template::from_parts(&subject.place(), &subject.text, &body.text).map(Rc::new)
             }
             TemplateChoice::Named(name) => {
                 if let Some(template) = self.read.get(name) {

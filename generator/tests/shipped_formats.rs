@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{DirectiveId, GroupKey};
 use outbox_generator::column::Field;
-use outbox_generator::formats::{Data, Decision, Definitions, MailPlan, Plan, TemplateChoice};
+use outbox_generator::formats::{
+    Data, Decision, Definitions, MailPlan, NoScripts, Plan, TemplateChoice,
+};
 use outbox_generator::group::{EventId, Group};
 use outbox_generator::template::{Filled, Template};
 use serde_json::Value;
@@ -63,7 +65,7 @@ fn key(format: &str, data: &str, template: &str, aggregate: &Aggregate) -> Group
 }
 
 fn plan(definitions: &Definitions, key: &GroupKey) -> Plan {
-    match definitions.decide(&group(key.clone()), now()).expect("a decision") {
+    match definitions.decide(&group(key.clone()), now(), &mut NoScripts).expect("a decision") {
         Some(Decision::Compose(plan)) => *plan,
         other => panic!("{key:?} is not composed: {other:?}"),
     }
@@ -222,7 +224,7 @@ fn every_group_of_the_sample_events_is_a_mail_but_one() {
     let groups = sample_groups();
     let mut left = Vec::new();
     for group in &groups {
-        match definitions.decide(group, now()).expect("a decision") {
+        match definitions.decide(group, now(), &mut NoScripts).expect("a decision") {
             Some(Decision::Compose(plan)) => {
                 assert_eq!(plan.mails.len(), 1);
                 assert_reads_well("templates", &plan.mails[0], &group.key.aggregate_identifier);
@@ -240,9 +242,11 @@ fn every_shipped_format_is_met_by_a_sample_event() {
     let definitions = shipped();
     let met: BTreeSet<String> = sample_groups()
         .iter()
-        .filter_map(|group| match definitions.decide(group, now()).expect("a decision") {
-            Some(Decision::Compose(plan)) => Some(plan.format.name),
-            _ => None,
+        .filter_map(|group| {
+            match definitions.decide(group, now(), &mut NoScripts).expect("a decision") {
+                Some(Decision::Compose(plan)) => Some(plan.format.name),
+                _ => None,
+            }
         })
         .collect();
     let unmet: Vec<_> =
@@ -348,7 +352,7 @@ fn the_subject_says_which_part_of_a_group_a_mail_is() {
     let mut group = group(key("text", "csv_inline", "opendns_provider", &aggregate));
     let mut subjects = |events: i64| {
         group.event_ids = (0..events).map(EventId).collect();
-        let decision = definitions.decide(&group, now()).expect("a decision");
+        let decision = definitions.decide(&group, now(), &mut NoScripts).expect("a decision");
         let Some(Decision::Compose(plan)) = decision else { panic!("{decision:?}") };
         SETS.map(|set| filled(set, &plan.mails[0], &aggregate).subject)
     };
@@ -382,7 +386,7 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
             .iter()
             .map(|column| match &column.field {
                 Field::Event(name) => (name.as_str(), column.title.as_str()),
-                Field::Extra(key) => panic!("extra.{key}"),
+                other => panic!("{other}"),
             })
             .collect();
         assert_eq!(
@@ -404,18 +408,20 @@ fn the_fallback_takes_what_is_left_with_its_own_text_and_leaves_x_arf_alone() {
         assert_eq!(subject.text, "CB-Report#${ticket_number}");
     }
     let xarf = group(key("xarf", "login-attack_0.1.2", "xarf_login-attack", &none));
-    assert_eq!(definitions.decide(&xarf, now()).expect("no format"), None);
+    assert_eq!(definitions.decide(&xarf, now(), &mut NoScripts).expect("no format"), None);
 }
 
 #[test]
 fn malware_waits_for_the_interval_and_vulnerable_services_for_late_events() {
     let definitions = shipped();
     let hours = SignedDuration::from_hours;
-    let is_due = |group: &Group| match definitions.decide(group, now()).expect("a decision") {
-        Some(Decision::Compose(_)) => true,
-        Some(Decision::Postponed { .. }) => false,
-        None => panic!("{group:?} is not taken"),
-    };
+    let is_due =
+        |group: &Group| match definitions.decide(group, now(), &mut NoScripts).expect("a decision")
+        {
+            Some(Decision::Compose(_)) => true,
+            Some(Decision::Postponed { .. }) => false,
+            None => panic!("{group:?} is not taken"),
+        };
 
     for matter in ["malware-infection", "avalanche", "ebury", "mumblehard"] {
         let data = format!("{matter}_csv_inline");
@@ -445,7 +451,8 @@ fn malware_waits_for_the_interval_and_vulnerable_services_for_late_events() {
         assert_eq!(is_due(&group), due);
     }
     group.key.aggregate_identifier.clear();
-    let error = definitions.decide(&group, now()).expect_err("no time of observation");
+    let error =
+        definitions.decide(&group, now(), &mut NoScripts).expect_err("no time of observation");
     assert!(error.to_string().contains("time.observation"), "{error}");
 }
 
@@ -535,7 +542,7 @@ fn every_extra_column_has_a_value_in_a_sample_event_of_its_format() {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let mut with_value: BTreeMap<(String, String), bool> = BTreeMap::new();
     for group in sample_groups() {
-        let decision = definitions.decide(&group, now()).expect("a decision");
+        let decision = definitions.decide(&group, now(), &mut NoScripts).expect("a decision");
         let Some(Decision::Compose(plan)) = decision else { continue };
         for column in &plan.mails[0].columns {
             let Field::Extra(name) = &column.field else { continue };
@@ -587,7 +594,7 @@ fn the_example_of_a_german_fallback_goes_before_the_english_one() {
     let text = plan(&definitions, &key("text", "csv_inline", "generic", &none));
     assert_eq!(text.format.name, "text");
     let xarf = group(key("xarf", "login-attack_0.1.2", "xarf_login-attack", &none));
-    assert_eq!(definitions.decide(&xarf, now()).expect("no format"), None);
+    assert_eq!(definitions.decide(&xarf, now(), &mut NoScripts).expect("no format"), None);
 }
 
 #[test]

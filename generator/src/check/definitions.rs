@@ -218,7 +218,11 @@ fn look_at_placeholders(
         let place = format!("the template {name:?}: line {line}, column {column}");
         if given == Given::No {
             let text = format!("{place}: there is no value for {wanted:?} in mails of {lacking}");
-            findings.wrong("templates", &text)?;
+            if names.definitions.scripts().next().is_some() {
+                findings.note("templates", &format!("{text}, unless a script gives one"))?;
+            } else {
+                findings.wrong("templates", &text)?;
+            }
         } else if names.has_directives() {
             let text = format!(
                 "{place}: {wanted:?} must come from the aggregate identifier in mails of {lacking}, \

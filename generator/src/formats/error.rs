@@ -81,4 +81,22 @@ pub enum DecideError {
         /// What is wrong with it.
         source: jiff::Error,
     },
+
+    /// A script failed, or refuses the group.
+    #[error("the script {script}: {reason}")]
+    Script {
+        /// The script's file.
+        script: String,
+        /// What happened.
+        reason: String,
+    },
+
+    /// What a script asked for can't be had now, nor can anything else.
+    #[error("cannot give the script {script} what it asked for: {error:#}")]
+    Unavailable {
+        /// The script's file.
+        script: String,
+        /// Why.
+        error: anyhow::Error,
+    },
 }

@@ -49,6 +49,10 @@
 //! `name`, `postpone` and `split_after`, and is like the group's mail in what it does not set.
 //!
 //! An unknown key is an error, and all errors of all files are told at once.
+//!
+//! # Scripts
+//!
+//! `NN*.py` and executables `NN-name` in the folder take part in the same order. [`Ask`] asks them.
 
 mod condition;
 mod decide;
@@ -58,6 +62,7 @@ mod postpone;
 mod read;
 mod review;
 mod rules;
+mod script;
 mod toml_table;
 
 #[cfg(test)]
@@ -73,6 +78,7 @@ pub use plan::{
     Compress, Compression, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text,
     TicketOf,
 };
+pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
 
 pub use read::RESERVED;
 pub use review::Kind;
@@ -84,7 +90,17 @@ use rules::File;
 #[derive(Debug)]
 pub struct Definitions {
     files: Vec<File>,
+    scripts: Vec<ScriptFile>,
+    /// In which order files and scripts are asked.
+    order: Vec<Step>,
     ignored: Vec<PathBuf>,
+}
+
+/// A definition file or a script, by its place among its like.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    File(usize),
+    Script(usize),
 }
 
 impl Definitions {
@@ -93,29 +109,45 @@ impl Definitions {
     /// Fails if the folder can't be read, or with everything that is wrong in any of its files.
     pub fn load(script_directory: &Path) -> Result<Self, LoadError> {
         let folder = |source| LoadError::Folder { path: script_directory.to_owned(), source };
-        let (paths, ignored) = list(script_directory).map_err(folder)?;
-        let mut files = Vec::new();
+        let (mut files, mut scripts) = (Vec::new(), Vec::new());
+        let (mut order, mut ignored) = (Vec::new(), Vec::new());
         let mut problems = Vec::new();
-        for path in &paths {
+        for path in &list(script_directory).map_err(folder)? {
+            if !is_definition(path) {
+                match ScriptFile::of(path) {
+                    None => ignored.push(path.clone()),
+                    Some(script) => {
+                        order.push(Step::Script(scripts.len()));
+                        scripts.push(script);
+                    }
+                }
+                continue;
+            }
             let text = fs::read_to_string(path).map_err(|error| {
                 vec![Problem { file: path.clone(), position: None, message: error.to_string() }]
             });
             match text.and_then(|text| read::read(path, &text)) {
                 Ok(file) => {
                     problems.extend(repeated_names(&files, &file, path));
+                    order.push(Step::File(files.len()));
                     files.push(file);
                 }
                 Err(found) => problems.extend(found),
             }
         }
         if problems.is_empty() {
-            Ok(Self { files, ignored })
+            Ok(Self { files, scripts, order, ignored })
         } else {
             Err(LoadError::Definitions(problems))
         }
     }
 
-    /// The files in the folder that are no definitions, such as scripts, and take no part.
+    /// The scripts in the order in which they are asked.
+    pub fn scripts(&self) -> impl Iterator<Item = &ScriptFile> {
+        self.scripts.iter()
+    }
+
+    /// The files in the folder that are neither definitions nor scripts, and take no part.
     pub fn ignored(&self) -> &[PathBuf] {
         &self.ignored
     }
@@ -146,9 +178,14 @@ impl Definitions {
         formats.chain(copies).flatten()
     }
 
-    /// Whether some format takes the template that the directive names.
+    /// Whether some format, or perhaps a script, takes the template that the directive names.
     pub fn use_directives_templates(&self) -> bool {
-        self.files.iter().flat_map(|file| &file.formats).any(|format| format.template.is_none())
+        !self.scripts.is_empty()
+            || self
+                .files
+                .iter()
+                .flat_map(|file| &file.formats)
+                .any(|format| format.template.is_none())
     }
 
     /// Every substitution of every rule, with its name.
@@ -165,26 +202,28 @@ impl Definitions {
     }
 }
 
-/// The definition files in the order of their names, and what else lies there.
-fn list(folder: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let (mut definitions, mut others) = (Vec::new(), Vec::new());
+/// The definition files and whatever else lies there, in the order of their names.
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        if is_leftover(name) {
+        let path = entry.path();
+        if is_leftover(entry.file_name().as_encoded_bytes()) {
             continue;
         }
-        if name.len() > 2 && name[..2].iter().all(u8::is_ascii_digit) && name.ends_with(b".toml") {
-            definitions.push(entry.path());
-        } else if !entry.path().is_dir() {
-            others.push(entry.path());
+        if is_definition(&path) || !path.is_dir() {
+            paths.push(path);
         }
     }
     // All in one folder, so that the order of the paths is the byte order of the names.
-    definitions.sort();
-    others.sort();
-    Ok((definitions, others))
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether a file is a definition by its name.
+fn is_definition(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.len() > 2 && name[..2].iter().all(u8::is_ascii_digit) && name.ends_with(b".toml")
 }
 
 /// Whether a file is hidden, or was left there by an editor or a package manager.

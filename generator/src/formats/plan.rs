@@ -1,8 +1,7 @@
 //! What the format definitions say of a group. Plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 
@@ -12,6 +11,7 @@ use outbox_config::Encrypt;
 
 use crate::address::Address;
 use crate::column::Column;
+use crate::group::EventId;
 use crate::table::TableOptions;
 use crate::xarf::Mapping;
 
@@ -83,9 +83,10 @@ pub struct MailPlan {
     /// What the template can name beside `ticket_number`, `events_as_csv` and the group's
     /// aggregate identifier, which all three win over a substitution of the same name.
     ///
-    /// Each text is itself a template, in which `ticket_number`, the aggregate identifier and the
-    /// mail's facts have values and nothing else has. Expand one only when the mail's template names it, so that a
-    /// text for some groups does no harm to others, and never expand the result again.
+    /// Each text that is not verbatim is itself a template, in which `ticket_number`, the aggregate
+    /// identifier and the mail's facts have values and nothing else has. Expand one only when the
+    /// mail's template names it, so that a text for some groups does no harm to others, and never
+    /// expand the result again.
     pub substitutions: BTreeMap<String, Text>,
     /// Subject and body.
     pub template: TemplateChoice,
@@ -96,6 +97,9 @@ pub struct MailPlan {
     pub mark_sent: bool,
     /// Its ticket.
     pub ticket: TicketOf,
+    /// The events that it is about, never none and all of the group, where that is not all of the
+    /// part's.
+    pub events: Option<BTreeSet<EventId>>,
     /// Whether it is encrypted, where the configuration has no rule for its recipients. `None` leaves
     /// it to the configuration.
     pub encrypt: Option<Encrypt>,
@@ -160,7 +164,8 @@ pub enum Compression {
 }
 
 impl Compression {
-    pub(super) const ALL: [Self; 2] = [Self::Zip, Self::Gzip];
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Zip, Self::Gzip];
 
     /// The name in a definition.
     pub fn as_str(self) -> &'static str {
@@ -190,13 +195,23 @@ pub enum TemplateChoice {
 pub struct Text {
     /// The text, nothing expanded.
     pub text: String,
-    /// The definition file's name, without its folder.
+    /// The name of the definition file or script, without its folder.
     pub file: String,
-    /// The line the text begins in, from 1.
+    /// The line the text begins in, from 1; 0 for a script's.
     pub line: usize,
+    /// Whether it is a value, and no template.
+    pub verbatim: bool,
 }
 
-/// A format's name and its file's, for logs and errors: `"open SNMP" (10-shadowserver.toml)`.
+impl Text {
+    /// Where it stands, for an error.
+    pub fn place(&self) -> String {
+        if self.line == 0 { self.file.clone() } else { format!("{}:{}", self.file, self.line) }
+    }
+}
+
+/// A format's name and its file's, for logs and errors: `"open SNMP" (10-shadowserver.toml)`. A script
+/// is called as its file is: `20-own.py`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormatName {
     /// What the definition calls itself, unique among all definitions.
@@ -207,6 +222,9 @@ pub struct FormatName {
 
 impl fmt::Display for FormatName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name == self.file {
+            return f.write_str(&self.file);
+        }
         write!(f, "{:?} ({})", self.name, self.file)
     }
 }

@@ -143,7 +143,7 @@ impl Reader<'_> {
 
     fn text(&self, value: &Value, text: &str) -> Text {
         let line = self.problems.line(value.offset());
-        Text { text: text.to_owned(), file: self.file.clone(), line }
+        Text { text: text.to_owned(), file: self.file.clone(), line, verbatim: false }
     }
 
     fn for_data(&mut self, value: Value) -> BTreeMap<Data, Texts> {
@@ -383,23 +383,15 @@ impl Reader<'_> {
         let name = field.string(&mut self.problems)?;
         let read = self.field(name, field.offset())?;
         let title = title.map(str::to_owned);
-        let title =
-            title.or_else(|| self.titles.get(name).cloned()).unwrap_or_else(|| match &read {
-                Field::Event(name) | Field::Extra(name) => name.clone(),
-            });
+        let title = title
+            .or_else(|| self.titles.get(name).cloned())
+            .unwrap_or_else(|| read.default_title().to_owned());
         Some(Column { field: read, title })
     }
 
     fn field(&mut self, name: &str, offset: usize) -> Option<Field> {
-        let wrong = if let Some(key) = name.strip_prefix("extra:") {
-            format!("{name:?} is no field: a key of `extra` is written \"extra.{key}\"")
-        } else if name.trim().is_empty() || name == "extra." {
-            format!("{name:?} is no field")
-        } else {
-            return Some(Field::parse(name));
-        };
-        self.problems.report(offset, wrong);
-        None
+        let read = Field::read(name);
+        read.map_err(|wrong| self.problems.report(offset, wrong)).ok()
     }
 
     /// `"inline"`, or `{ inline = "*_csv_inline", … }`: by the group's `event_data_format`.

@@ -1,7 +1,8 @@
 //! Definitions from folders: what is read, what is refused, and what becomes of groups.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use jiff::{SignedDuration, Timestamp};
 use outbox::GroupKey;
@@ -72,7 +73,7 @@ fn group(notification_format: &str, event_data_format: &str) -> Group {
 }
 
 fn plan(definitions: &Definitions, group: &Group) -> Plan {
-    match definitions.decide(group, now()).expect("a decision") {
+    match definitions.decide(group, now(), &mut NoScripts).expect("a decision") {
         Some(Decision::Compose(plan)) => *plan,
         other => panic!("no plan: {other:?}"),
     }
@@ -145,11 +146,67 @@ fn what_is_no_definition_is_told_and_leftovers_are_not() {
     let definitions = Definitions::load(folder.path()).expect("definitions");
     let ignored: Vec<_> =
         definitions.ignored().iter().filter_map(|path| path.file_name()?.to_str()).collect();
-    assert_eq!(
-        ignored,
-        ["1-too-short.toml", "10fallback.py", "20-script", "shadow.toml", "variables.json"]
-    );
+    assert_eq!(ignored, ["1-too-short.toml", "20-script", "shadow.toml", "variables.json"]);
     assert_eq!(definitions.formats().count(), 1);
+}
+
+/// Remembers whom it was asked to ask.
+struct Asked(Vec<String>);
+
+impl Ask for Asked {
+    fn ask(
+        &mut self,
+        script: &ScriptFile,
+        _: &Group,
+        _: Timestamp,
+        _: &BTreeMap<String, Text>,
+    ) -> Result<Answer, AskError> {
+        self.0.push(script.name.clone());
+        Ok(Answer::Pass(BTreeMap::new()))
+    }
+}
+
+#[test]
+fn scripts_are_told_from_definitions_by_name_and_mode_and_asked_in_the_same_order() {
+    let folder = folder(&[
+        ("10-rest.toml", REST),
+        ("05-program", ""),
+        ("05-program.sh", ""),
+        ("20-no-program", ""),
+        ("20_program", ""),
+        ("15mailgen.py", ""),
+        ("123.py", ""),
+        ("1.py", ""),
+        ("30-program~", ""),
+    ]);
+    for name in
+        ["10-rest.toml", "05-program", "05-program.sh", "20_program", "123.py", "30-program~"]
+    {
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(folder.path().join(name), executable).expect("a mode");
+    }
+    fs::create_dir(folder.path().join("40-folder")).expect("a folder");
+    symlink(folder.path().join("15mailgen.py"), folder.path().join("50linked.py")).expect("a link");
+    let definitions = Definitions::load(folder.path()).expect("definitions");
+    let scripts: Vec<_> =
+        definitions.scripts().map(|script| (script.name.as_str(), script.kind)).collect();
+    let (program, python) = (ScriptKind::Executable, ScriptKind::Python);
+    assert_eq!(
+        scripts,
+        [
+            ("05-program", program),
+            ("05-program.sh", program),
+            ("123.py", python),
+            ("15mailgen.py", python),
+            ("50linked.py", python),
+        ]
+    );
+    assert_eq!(definitions.ignored().len(), 3, "{:?}", definitions.ignored());
+
+    let mut asked = Asked(Vec::new());
+    let decision = definitions.decide(&group("text", "csv"), now(), &mut asked);
+    assert!(matches!(decision, Ok(Some(Decision::Compose(_)))), "{decision:?}");
+    assert_eq!(asked.0, ["05-program", "05-program.sh"], "those before the definition");
 }
 
 #[test]
@@ -157,7 +214,10 @@ fn a_linked_file_is_a_definition_and_an_empty_folder_has_none() {
     let shipped = folder(&[("fallback", REST)]);
     let folder = folder(&[]);
     let empty = Definitions::load(folder.path()).expect("definitions");
-    assert_eq!(empty.decide(&group("text", "csv_inline"), now()).expect("a decision"), None);
+    assert_eq!(
+        empty.decide(&group("text", "csv_inline"), now(), &mut NoScripts).expect("a decision"),
+        None
+    );
     symlink(shipped.path().join("fallback"), folder.path().join("90-rest.toml")).expect("a link");
     let linked = Definitions::load(folder.path()).expect("definitions");
     assert_eq!(linked.formats().count(), 1);
@@ -423,7 +483,9 @@ fn the_first_format_that_is_for_a_group_decides_it() {
 fn a_group_that_no_format_is_for_has_no_decision() {
     let definitions = load(&[("10-snmp.toml", SNMP)]);
     assert_eq!(
-        definitions.decide(&group("xarf", "csv_Open-SNMP"), now()).expect("a decision"),
+        definitions
+            .decide(&group("xarf", "csv_Open-SNMP"), now(), &mut NoScripts)
+            .expect("a decision"),
         None
     );
 }
@@ -433,7 +495,8 @@ fn unless_leaves_groups_alone() {
     let rest = format!("{REST}unless = {{ notification_format = [\"xarf\", \"paper*\"] }}");
     let definitions = load(&[("90-rest.toml", &rest)]);
     for (format, taken) in [("text", true), ("xarf", false), ("paper-mail", false)] {
-        let decision = definitions.decide(&group(format, "csv"), now()).expect("a decision");
+        let decision =
+            definitions.decide(&group(format, "csv"), now(), &mut NoScripts).expect("a decision");
         assert_eq!(decision.is_some(), taken, "{format}");
     }
 }
@@ -458,7 +521,7 @@ fn the_form_of_the_data_can_depend_on_the_event_data_format() {
         ("csv", None),
     ] {
         let group = group("text", format);
-        match definitions.decide(&group, now()).expect("a decision") {
+        match definitions.decide(&group, now(), &mut NoScripts).expect("a decision") {
             Some(Decision::Compose(plan)) => {
                 assert_eq!(Some(plan.mails[0].data), data, "{format}");
             }
@@ -486,7 +549,8 @@ fn of_the_forms_of_data_the_first_in_the_file_counts() {
 fn a_postponed_group_says_by_which_format_until_when_and_why() {
     let rest = format!("{REST}postpone = {{ newest_directive_younger_than = \"15m\" }}");
     let definitions = load(&[("90-rest.toml", &rest)]);
-    let decision = definitions.decide(&group("text", "csv"), now()).expect("a decision");
+    let decision =
+        definitions.decide(&group("text", "csv"), now(), &mut NoScripts).expect("a decision");
     assert_eq!(
         decision,
         Some(Decision::Postponed {
@@ -504,9 +568,14 @@ fn an_observation_that_is_asked_for_and_missing_is_an_error_of_that_format_only(
          postpone = {{ observation_younger_than = \"2h\" }}"
     );
     let definitions = load(&[("10-text.toml", &waiting)]);
-    let error = definitions.decide(&group("text", "csv"), now()).expect_err("no observation");
+    let error = definitions
+        .decide(&group("text", "csv"), now(), &mut NoScripts)
+        .expect_err("no observation");
     assert!(error.to_string().contains("\"the rest\" (10-text.toml)"), "{error}");
-    assert_eq!(definitions.decide(&group("demo", "csv"), now()).expect("no format"), None);
+    assert_eq!(
+        definitions.decide(&group("demo", "csv"), now(), &mut NoScripts).expect("no format"),
+        None
+    );
 }
 
 #[test]
@@ -606,7 +675,12 @@ fn a_format_can_name_its_template_or_hold_it() {
     assert_eq!(named.templates().collect::<Vec<_>>(), [&choice]);
 
     let held = load(&[("10-a.toml", &format!("{REST}subject = \"s\"\nbody = \"\"\"\nb\n\"\"\""))]);
-    let at = |text: &str, line| Text { text: text.into(), file: "10-a.toml".into(), line };
+    let at = |text: &str, line| Text {
+        text: text.into(),
+        file: "10-a.toml".into(),
+        line,
+        verbatim: false,
+    };
     assert_eq!(
         plan(&held, &group("text", "csv")).mails[0].template,
         TemplateChoice::Inline { subject: at("s", 5), body: at("b\n", 6) }

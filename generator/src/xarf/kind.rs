@@ -143,20 +143,12 @@ impl fmt::Display for Kind {
 /// An event's value as JSON, `None` where it has none: NULL, and an empty text or list.
 pub fn json(cell: Cell<'_>) -> Option<Json> {
     let json = match cell {
-        Cell::Column(Value::Null) => Json::Null,
-        Cell::Column(Value::Text(text)) => text.clone().into(),
-        Cell::Column(Value::Integer(number)) => (*number).into(),
-        Cell::Column(Value::Boolean(truth)) => (*truth).into(),
         Cell::Column(Value::Time(time)) => {
             rfc3339(*time).unwrap_or_else(|| time.to_string()).into()
         }
-        // With the digits that everyone sees, `nan` and `inf` as the texts they can only be.
-        Cell::Column(Value::Real(_) | Value::Double(_)) => {
-            let digits = cell.to_string();
-            serde_json::from_str(&digits).unwrap_or(Json::String(digits))
-        }
-        Cell::Column(Value::Inet(inet)) => inet.to_string().into(),
-        Cell::Column(Value::Json(json)) | Cell::Json(json) => json.clone(),
+        Cell::Column(value) => value.to_json(),
+        Cell::Json(json) => json.clone(),
+        Cell::Given(text) => text.into(),
     };
     match &json {
         Json::Null => None,

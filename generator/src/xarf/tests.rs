@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::event::{Inet, Value};
-use crate::formats::{Decision, Definitions};
+use crate::formats::{Decision, Definitions, NoScripts};
 use crate::group::Group;
 
 // ---- What the tests work with ----
@@ -36,7 +36,7 @@ fn mapping_in(folder: &Path, event_data_format: &str) -> Rc<Mapping> {
         notification_interval: SignedDuration::ZERO,
         last_sent: None,
     };
-    match definitions.decide(&group, Timestamp::UNIX_EPOCH).unwrap() {
+    match definitions.decide(&group, Timestamp::UNIX_EPOCH, &mut NoScripts).unwrap() {
         Some(Decision::Compose(plan)) => plan.mails[0].report.clone().expect("a report"),
         other => panic!("{other:?}"),
     }

@@ -72,6 +72,10 @@ const KEYS: &[&str] = &[
     "review.redirect_to",
     "metrics.file",
     "metrics.listen",
+    "scripts.timeout",
+    "scripts.python",
+    // Whatever scripts make of what is in it.
+    "scripts.config",
     "xarf.org",
     "xarf.contact",
     "xarf.domain",
@@ -155,13 +159,14 @@ impl Config {
             return Err(ConfigError::NotFound { system: base.to_owned(), user: user.to_owned() });
         }
         let merged = files.iter().fold(Map::new(), |merged, (_, file)| merge(merged, file));
-        let mut config: Self =
-            serde_path_to_error::deserialize(Value::Object(merged)).map_err(|error| {
+        let mut config: Self = serde_path_to_error::deserialize(Value::Object(merged.clone()))
+            .map_err(|error| {
                 key_error(&files, error.path().to_string(), error.inner().to_string())
             })?;
         config
             .check()
             .map_err(|(key, reason)| key_error(&files, key.to_owned(), reason.to_owned()))?;
+        config.scripts.keep(merged);
         config.files = files.into_iter().map(|(file, _)| file).collect();
         config.given = given.map(Path::to_owned);
         Ok(config)
@@ -286,6 +291,7 @@ mod tests {
         "review": { "hold_new": true, "only_recipients": ["*@isp.example"],
                     "redirect_to": "test@cert.example" },
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
+        "scripts": { "timeout": "5s", "python": "/p", "config": { "own": { "password": "apipass0" } } },
         "xarf": { "org": "CERT", "contact": "reports@cert.example", "domain": "cert.example" },
         "shard": { "index": 1, "count": 2 },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
@@ -318,7 +324,7 @@ mod tests {
 
     fn leaves(prefix: &str, value: &Value, found: &mut Vec<String>) {
         match value {
-            Value::Object(map) => {
+            Value::Object(map) if !KEYS.contains(&prefix.trim_end_matches('.')) => {
                 for (key, value) in map {
                     leaves(&format!("{prefix}{key}."), value, found);
                 }
@@ -343,6 +349,26 @@ mod tests {
         let config = Files::new(Some(FULL), None).load().unwrap();
         let debug = format!("{config:?}");
         assert!(!debug.contains("pgpass0") && !debug.contains("smtppass0"), "{debug}");
+        assert!(!debug.contains("apipass0"), "{debug}");
+    }
+
+    #[test]
+    fn scripts_see_their_own_settings_over_all_others_and_no_password_but_their_own() {
+        let files = Files::new(
+            Some(FULL),
+            Some(
+                r#"{ "smtp": [{ "host": "h", "password": "smtppass0" }],
+                     "scripts": { "config": { "sender": "own", "token": "t" } } }"#,
+            ),
+        );
+        let given = files.load().unwrap().scripts.given_to_scripts();
+        assert_eq!(given["sender"], "own");
+        assert_eq!(given["token"], "t");
+        assert_eq!(given["template_dir"], "/t");
+        assert_eq!(given["database"]["event"]["username"], "mailgen");
+        assert_eq!(given["smtp"], serde_json::json!([{ "host": "h" }]));
+        assert!(given.get("scripts").is_none());
+        assert!(!given.to_string().contains("pass0"), "{given}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
-    OpenPgpSettings, OutboxSettings, ReviewSettings, ShardSettings, SmtpSettings, SmtpTls, SslMode,
-    Uncertain, XarfSettings,
+    OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, ShardSettings, SmtpSettings,
+    SmtpTls, SslMode, Uncertain, XarfSettings,
 };
 pub use size::{parse_size, size_words};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tracing::Level;
 
 use crate::{ConfigError, Rate, Secret, duration, size};
@@ -54,6 +55,9 @@ pub struct Config {
     /// Where the deliverer's numbers go.
     #[serde(default)]
     pub metrics: MetricsSettings,
+    /// How scripts that decide on mails are run.
+    #[serde(default)]
+    pub scripts: ScriptSettings,
     /// Of Mailgen's X-ARF scripts; not used.
     #[serde(default, rename = "xarf_schemacache")]
     _xarf_schemacache: Option<String>,
@@ -449,6 +453,75 @@ pub struct ReviewSettings {
     pub redirect_to: Option<String>,
 }
 
+/// Section `scripts`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScriptSettings {
+    /// How long a script may take for a group.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub timeout: Duration,
+    /// The Python interpreter that runs Mailgen's scripts.
+    pub python: PathBuf,
+    /// The scripts' own settings, whatever they are.
+    pub config: Map<String, Value>,
+    /// The whole configuration as it was read, but for passwords.
+    #[serde(skip)]
+    pub(crate) whole: Map<String, Value>,
+}
+
+impl Default for ScriptSettings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(60),
+            python: "python3".into(),
+            config: Map::new(),
+            whole: Map::new(),
+        }
+    }
+}
+
+/// Scripts' own settings may have passwords in them.
+impl std::fmt::Debug for ScriptSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { timeout, python, .. } = self;
+        f.debug_struct("ScriptSettings")
+            .field("timeout", timeout)
+            .field("python", python)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ScriptSettings {
+    /// What scripts see as the configuration: all of it without passwords, with their own settings
+    /// over it.
+    pub fn given_to_scripts(&self) -> Value {
+        let mut given = self.whole.clone();
+        given.extend(self.config.clone());
+        Value::Object(given)
+    }
+
+    /// Keeps the configuration for scripts.
+    pub(crate) fn keep(&mut self, mut whole: Map<String, Value>) {
+        whole.remove("scripts");
+        let mut whole = Value::Object(whole);
+        remove_passwords(&mut whole);
+        if let Value::Object(whole) = whole {
+            self.whole = whole;
+        }
+    }
+}
+
+fn remove_passwords(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove("password");
+            map.values_mut().for_each(remove_passwords);
+        }
+        Value::Array(list) => list.iter_mut().for_each(remove_passwords),
+        _ => {}
+    }
+}
+
 /// Section `metrics`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -496,6 +569,9 @@ impl Config {
         }
         if delivery.retry_max < delivery.retry_min {
             return wrong("delivery.retry_max", "must not be shorter than delivery.retry_min");
+        }
+        if self.scripts.timeout.is_zero() {
+            return wrong("scripts.timeout", "must be longer than zero");
         }
         if delivery.unmarked_limit == 0 {
             return wrong("delivery.unmarked_limit", "must be at least 1");
