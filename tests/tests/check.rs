@@ -78,6 +78,17 @@ fn a_placeholder_without_a_value_is_told_with_template_line_and_the_formats_that
 }
 
 #[test]
+fn what_a_script_could_give_is_a_note_and_no_error() {
+    let site = site()
+        .template("generic", "Subject\n\n${events_as_csv} ${greeting}\n")
+        .template("formats/00-texts.py", "def create_notifications(context):\n    return None\n")
+        .build();
+    let run = site.generator(&["check"]).expect(0);
+    let told = line(&run, "note  templates: ", &["\"generic\": line 3", "\"greeting\""]);
+    assert!(told.ends_with(", unless a script gives one"), "{told}");
+}
+
+#[test]
 fn a_substitution_can_name_what_is_known_of_the_mail_and_nothing_else() {
     let site = site()
         .template(

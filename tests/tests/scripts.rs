@@ -298,6 +298,9 @@ fn who_only_looks_draws_no_ticket() {
     let before = last();
     let pending = site.generator(&["pending"]).expect(0).stdout;
     assert!(pending.contains("format 30_own.py"), "{pending}");
+    site.generator(&["run", "--all", "--dry-run"]).expect(0).line("INFO", &["mails=1"]);
+    let preview = site.generator(&["preview"]).expect(0).stdout;
+    assert!(preview.contains("\nSubject: [00000000-0000000"), "{preview}");
     assert_eq!(last(), before);
 }
 
