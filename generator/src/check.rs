@@ -1,5 +1,7 @@
 //! `check`: is everything there that a run needs? Changes nothing.
 
+mod definitions;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -8,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use outbox::Outbox;
 use outbox_config::database::connect;
-use outbox_config::program::{self, Check};
+use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure};
 
-use crate::store::{EventColumns, check_condition, missing_rights};
+use crate::store::{Scope, check_scope, missing_rights};
 use crate::template::Template;
 use crate::tools::{
     claims, definitions, destinations, envelope_from, openpgp, reporter, scripts as load_scripts,
@@ -28,7 +30,15 @@ pub fn check(config: &Config) -> Result<(), Failure> {
         ("database", Box::new(check_database)),
         ("outbox", Box::new(check_outbox)),
     ];
-    program::check(config, &checks)
+    let mut findings = Findings::default();
+    findings.look_at(config, &checks)?;
+    definitions::look_at(config, &mut findings)?;
+    // An outbox that can't be opened was told about above.
+    let outbox = Outbox::open(&config.outbox.path);
+    for wrong in outbox.and_then(|outbox| outbox.wrong_permissions()).unwrap_or_default() {
+        findings.wrong("outbox", &wrong)?;
+    }
+    findings.end()
 }
 
 fn check_sender(config: &Config) -> anyhow::Result<String> {
@@ -128,18 +138,13 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
-    let condition = config.database()?.additional_directive_where.as_deref();
-    check_condition(&mut client, condition).map_err(Failure::into_error)?;
-    let columns = EventColumns::read(&mut client)?;
-    if let Ok(definitions) = definitions(config) {
-        let fields = definitions.fields();
-        let lacking = fields.iter().filter(|field| !columns.has(field));
-        let lacking: Vec<String> = lacking.map(ToString::to_string).collect();
-        if !lacking.is_empty() {
-            bail!("the table events lacks columns that formats show: {}", lacking.join(", "));
-        }
-    }
-    Ok(format!("{} as {}", settings.name, settings.username))
+    let claims = Outbox::open(&config.outbox.path).ok().and_then(|outbox| outbox.claims().ok());
+    // An outbox that can't be read is told about below.
+    let scope = Scope::of(config)?;
+    check_scope(&mut client, scope, &claims.unwrap_or_default()).map_err(Failure::into_error)?;
+    let shard = scope.shard();
+    let which = if shard.is_all() { String::new() } else { format!(", {shard}") };
+    Ok(format!("{} as {}{which}", settings.name, settings.username))
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {

@@ -6,8 +6,10 @@ use outbox_config::Failure;
 
 use crate::formats::{Ask, DecideError, Decision, Definitions, FormatName, Plan};
 use crate::group::Group;
-use crate::render::fields;
+use crate::render::{fields, rehearse};
+use crate::scripts::Host;
 use crate::store::EventColumns;
+use crate::tools::Tools;
 
 /// What becomes of a group now.
 pub enum Fate {
@@ -27,6 +29,23 @@ pub enum Fate {
 }
 
 impl Fate {
+    /// The same for who only looks, who learns now whether the mails could be made.
+    pub fn foreseen(
+        group: &Group,
+        tools: &mut Tools,
+        host: &mut dyn Host,
+        columns: &EventColumns,
+    ) -> Result<Self, Failure> {
+        let mut scripts = tools.scripts.with(host);
+        Ok(match Self::of(group, &tools.definitions, &mut scripts, columns)? {
+            Self::Due(plan) => match rehearse(tools, group, &plan) {
+                Ok(()) => Self::Due(plan),
+                Err(error) => Self::Impossible(format!("{error:#}")),
+            },
+            other => other,
+        })
+    }
+
     /// Asks the definitions and scripts, and whether the events have what the plan shows. Fails if
     /// what scripts ask for can't be had, as nothing else can then.
     pub fn of(

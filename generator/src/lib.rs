@@ -8,6 +8,7 @@ pub mod address;
 mod check;
 pub mod cli;
 pub mod column;
+mod compose;
 mod destination;
 pub mod event;
 mod facts;
@@ -15,12 +16,14 @@ mod fate;
 pub mod formats;
 pub mod group;
 mod init;
+mod interactive;
 pub mod mail;
 pub mod openpgp;
 mod pack;
 mod part;
 mod pattern;
 mod pending;
+mod preview;
 mod render;
 mod run;
 mod scripts;
@@ -33,12 +36,13 @@ pub mod xarf;
 
 use outbox_config::{Config, Failure};
 
-use cli::Command;
+use cli::{Cli, Command};
 
 /// Does what the command line says.
-pub fn run(command: &Command, config: &Config) -> Result<(), Failure> {
-    match command {
-        Command::Run { .. } => run::run(config),
+pub fn run(cli: &Cli, config: &Config) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Run(args) => run::run(config, args, cli.common.verbose),
+        Command::Preview(args) => preview::preview(config, args),
         Command::Init => init::init(config),
         Command::Pending { json } => pending::pending(config, *json),
         Command::Check => check::check(config),

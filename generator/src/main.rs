@@ -8,5 +8,5 @@ use outbox_generator::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    program::run(&cli.common, |config| outbox_generator::run(&cli.command, config))
+    program::run(&cli.common, |config| outbox_generator::run(&cli, config))
 }

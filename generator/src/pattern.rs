@@ -30,6 +30,19 @@ impl Pattern {
         }
         rest.ends_with(last)
     }
+
+    /// Whether every text that this pattern matches is matched by `other`, too.
+    pub fn within(&self, other: &Self) -> bool {
+        // A character that `other` does not name can only be where it has a wildcard. So it matches
+        // every text of ours if it matches the one with that character for each of our wildcards.
+        !other.0.contains('\0') && other.matches(&self.0.replace('*', "\0"))
+    }
+
+    /// Whether it is plain that no text matches both.
+    fn apart(&self, other: &Self) -> bool {
+        let literal = |pattern: &Self| !pattern.0.contains('*');
+        (literal(self) && !other.matches(&self.0)) || (literal(other) && !self.matches(&other.0))
+    }
 }
 
 /// Alternatives: what one of them matches is matched.
@@ -39,6 +52,21 @@ pub(crate) struct Patterns(pub(crate) Vec<Pattern>);
 impl Patterns {
     pub(crate) fn matches(&self, text: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches(text))
+    }
+
+    /// Whether it is plain that every text that these match is matched by `other`, too.
+    pub fn within(&self, other: &Self) -> bool {
+        self.0.iter().all(|pattern| other.0.iter().any(|wider| pattern.within(wider)))
+    }
+
+    /// Whether it is plain that no text is matched by these and by `other`.
+    pub fn apart(&self, other: &Self) -> bool {
+        self.0.iter().all(|pattern| other.0.iter().all(|foreign| pattern.apart(foreign)))
+    }
+
+    /// Whether every text is matched.
+    pub fn match_all(&self) -> bool {
+        Self(vec![Pattern::new("*")]).within(self)
     }
 }
 
@@ -99,6 +127,48 @@ mod tests {
         assert!(matches("*ab*ab", "abab"));
         assert!(matches("**", "x"));
         assert!(matches("*@*.example", "abuse@as64496.example"));
+    }
+
+    #[test]
+    fn a_pattern_is_within_another_if_all_that_it_matches_is() {
+        let within = |narrow: &str, wide: &str| Pattern::new(narrow).within(&Pattern::new(wide));
+        for (narrow, wide) in [
+            ("a", "a"),
+            ("abc", "a*"),
+            ("a*", "*"),
+            ("*", "**"),
+            ("open*_csv_inline", "*_csv_*"),
+            ("a*b*c", "a*c"),
+            ("", "*"),
+        ] {
+            assert!(within(narrow, wide), "{narrow} {wide}");
+        }
+        for (narrow, wide) in [
+            ("*", "a*"),
+            ("a*", "a"),
+            ("a*", "ab*"),
+            ("*_csv_*", "*_csv_inline"),
+            ("a*c", "a*b*c"),
+            ("*", "\0"),
+            ("*a", "*aa"),
+        ] {
+            assert!(!within(narrow, wide), "{narrow} {wide}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_apart_only_where_that_is_plain() {
+        let apart = |a: &[&str], b: &[&str]| {
+            let patterns =
+                |texts: &[&str]| Patterns(texts.iter().map(|text| Pattern::new(text)).collect());
+            assert_eq!(patterns(a).apart(&patterns(b)), patterns(b).apart(&patterns(a)));
+            patterns(a).apart(&patterns(b))
+        };
+        assert!(apart(&["xarf"], &["text", "csv*"]));
+        assert!(!apart(&["xarf"], &["text", "x*"]));
+        assert!(!apart(&["xarf", "text"], &["text"]));
+        // They are, but it takes more to see it.
+        assert!(!apart(&["a*"], &["b*"]));
     }
 
     #[test]

@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use crate::fate::Fate;
 use crate::group::{Group, ids};
-use crate::render::rehearse;
 use crate::scripts::DatabaseHost;
-use crate::store::{self, BadGroup, EventColumns};
+use crate::store::{self, BadGroup, EventColumns, Pending, Scope, Shard};
 use crate::tickets::Pretended;
 use crate::tools::{Tools, claims};
 
@@ -36,9 +35,8 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     database.event.password()?;
     let mut client = store::open(&database.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
-    let condition = database.additional_directive_where.as_deref();
-    let groups = store::peek(&mut client, condition, &claims)?;
-    let mut transaction = store::reading(&mut client)?;
+    let scope = Scope::of(config)?;
+    let Pending { mut transaction, groups } = store::peek(&mut client, scope, &claims)?;
     let mut host = DatabaseHost {
         transaction: &mut transaction,
         columns: &columns,
@@ -50,7 +48,8 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
             Err(bad) => unreadable(&bad),
         });
     }
-    let text = if json { to_json(&lines) } else { table(&lines, width().unwrap_or(usize::MAX)) };
+    let width = width().unwrap_or(usize::MAX);
+    let text = if json { to_json(&lines) } else { table(&lines, scope.shard(), width) };
     print(&text)
 }
 
@@ -102,17 +101,13 @@ fn foresee(
     columns: &EventColumns,
     group: &Group,
 ) -> Result<Line, Failure> {
-    let mut scripts = tools.scripts.with(host);
-    let (state, why) = match Fate::of(group, &tools.definitions, &mut scripts, columns)? {
+    let (state, why) = match Fate::foreseen(group, tools, host, columns)? {
         Fate::Impossible(why) => ("error", why),
         Fate::Postponed { until, why, .. } => {
             let until = until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
             ("postponed", format!("{until}{why}"))
         }
-        Fate::Due(plan) => match rehearse(tools, group, &plan) {
-            Err(error) => ("error", format!("{error:#}")),
-            Ok(()) => ("due", format!("format {}", plan.format)),
-        },
+        Fate::Due(plan) => ("due", format!("format {}", plan.format)),
     };
     let list = ids(group.directive_ids.iter().map(|id| id.0));
     Ok(Line::new(state, &group.key, group.directive_ids.len(), list, why))
@@ -131,9 +126,10 @@ fn unreadable(bad: &BadGroup) -> Line {
     }
 }
 
-fn table(lines: &[Line], width: usize) -> String {
+fn table(lines: &[Line], shard: Shard, width: usize) -> String {
+    let which = if shard.is_all() { String::new() } else { format!(" in {shard}") };
     if lines.is_empty() {
-        return "nothing is pending\n".to_owned();
+        return format!("nothing is pending{which}\n");
     }
     let mut table =
         format!("{:<9} {:>5} {:<22} {:<20} {}\n", "STATE", "COUNT", "RECIPIENT", "TEMPLATE", "WHY");
@@ -152,7 +148,7 @@ fn table(lines: &[Line], width: usize) -> String {
     let count = |state| lines.iter().filter(|line| line.state == state).count();
     table
         + &format!(
-            "{} due, {} postponed, {} in the outbox, {} that can't be written\n",
+            "{} due, {} postponed, {} in the outbox, {} that can't be written{which}\n",
             count("due"),
             count("postponed"),
             count("outbox"),

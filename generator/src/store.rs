@@ -1,5 +1,7 @@
 //! All of the generator's SQL: what is pending, the events it is about, and tickets.
 
+mod shard;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +10,10 @@ use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
 use outbox_config::database::{connect, describe, missing_grants};
-use outbox_config::{DatabaseSettings, Failure};
+use outbox_config::{Config, ConfigError, DatabaseSettings, Failure};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::types::ToSql;
 use postgres::{Client, Row, Transaction};
 use tracing::{info, warn};
 
@@ -18,8 +21,8 @@ use crate::column::Field;
 use crate::event::{Event, Value};
 use crate::group::{EventId, Group};
 
-/// "outbox" in ASCII: who holds this advisory lock is the one generator on this database.
-const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+pub use shard::Shard;
+use shard::Turn;
 
 /// How long one statement may take: the pending query reads hundreds of thousands of rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -48,24 +51,50 @@ pub struct BadGroup {
     pub reason: String,
 }
 
-/// Reads what is pending and not claimed, for who only looks: takes no lock and heeds none.
-pub fn peek(
-    client: &mut Client,
-    condition: Option<&str>,
-    claims: &Claims,
-) -> Result<Vec<Result<Group, BadGroup>>, Failure> {
-    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, condition))?;
-    read_pending(&mut transaction, condition, claims, Lock::Nothing)
-        .map_err(|error| cannot_read(&error, condition))
+/// Which directives are the generator's, besides being pending.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'c> {
+    /// The configured condition.
+    condition: Option<&'c str>,
+    /// The generator's share.
+    shard: Shard,
+    /// None but these, where a person chose.
+    only: Option<&'c [DirectiveId]>,
 }
 
-/// A transaction in which nothing is written, for who only looks.
-pub fn reading(client: &mut Client) -> Result<Transaction<'_>, Failure> {
-    client
-        .build_transaction()
-        .read_only(true)
-        .start()
-        .map_err(|error| Failure::Unavailable(anyhow!("{}", describe(&error))))
+impl<'c> Scope<'c> {
+    /// As the configuration says.
+    pub fn of(config: &'c Config) -> Result<Self, ConfigError> {
+        let condition = config.database()?.additional_directive_where.as_deref();
+        Ok(Self { condition, shard: config.shard.into(), only: None })
+    }
+
+    /// Of these only those, if any are given.
+    #[must_use]
+    pub fn only(self, directives: Option<&'c [DirectiveId]>) -> Self {
+        Self { only: directives, ..self }
+    }
+
+    /// The generator's share.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+}
+
+/// Reads what is pending and not claimed, for who only looks: takes no lock and heeds none, in a
+/// transaction that can change nothing.
+pub fn peek<'a>(
+    client: &'a mut Client,
+    scope: Scope<'_>,
+    claims: &Claims,
+) -> Result<Pending<'a>, Failure> {
+    let transaction = client.build_transaction().read_only(true).start();
+    transaction
+        .and_then(|mut transaction| {
+            let groups = read_pending(&mut transaction, scope, claims, Lock::Nothing)?;
+            Ok(Pending { transaction, groups })
+        })
+        .map_err(|error| cannot_read(&error, scope))
 }
 
 /// Whether the rows of pending directives are locked.
@@ -77,8 +106,8 @@ enum Lock {
 
 /// Names a table or a column that is not there, or a mistake in the configured condition: SQLSTATE
 /// class 42, the configuration's fault. Anything else may be better later.
-fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> Failure {
-    let about = match condition.filter(|condition| !condition.trim().is_empty()) {
+fn cannot_read(error: &postgres::Error, scope: Scope<'_>) -> Failure {
+    let about = match scope.condition.filter(|condition| !condition.trim().is_empty()) {
         Some(condition) => format!("; database.additional_directive_where is {condition:?}"),
         None => String::new(),
     };
@@ -93,23 +122,32 @@ fn cannot_read(error: &postgres::Error, condition: Option<&str>) -> Failure {
 /// is at it, which the log tells.
 ///
 /// The row lock is `FOR KEY SHARE`: Mailgen's `FOR UPDATE NOWAIT` fails on it, and the deliverer's
-/// `UPDATE` of `sent_id` does not have to wait for the end of this run. Generators tell each other
-/// by an advisory lock.
+/// `UPDATE` of `sent_id` does not have to wait for the end of this run. Generators, whose row locks
+/// go together, tell each other by advisory locks.
 pub fn pending<'a>(
     client: &'a mut Client,
-    condition: Option<&str>,
+    scope: Scope<'_>,
     claims: &Claims,
 ) -> Result<Option<Pending<'a>>, Failure> {
-    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, condition))?;
-    let alone: bool = transaction
-        .query_one("SELECT pg_try_advisory_xact_lock($1)", &[&ADVISORY_LOCK])
-        .map_err(|error| cannot_read(&error, condition))?
-        .get(0);
-    if !alone {
-        info!("another outbox-generator works on this database: nothing to do");
-        return Ok(None);
+    let shard = scope.shard;
+    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, scope))?;
+    match shard.take_turn(&mut transaction).map_err(|error| cannot_read(&error, scope))? {
+        Turn::Ours => {}
+        Turn::Taken => {
+            let what = if shard.is_all() { String::new() } else { format!("{shard} in ") };
+            info!("another outbox-generator works on {what}this database: nothing to do");
+            return Ok(None);
+        }
+        Turn::OtherCount(count) => {
+            return Err(Failure::Configuration(anyhow!(
+                "another outbox-generator works on this database with a shard.count of {count}, \
+                 and this one is {shard}: they would write to the same recipients; stop all, and \
+                 give them the same count"
+            )));
+        }
     }
-    match read_pending(&mut transaction, condition, claims, Lock::Rows) {
+    check_claims(&mut transaction, scope, claims)?;
+    match read_pending(&mut transaction, scope, claims, Lock::Rows) {
         Ok(groups) => Ok(Some(Pending { transaction, groups })),
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             // Not a generator of ours. If it comes again and again, it is no Mailgen either.
@@ -119,29 +157,53 @@ pub fn pending<'a>(
             );
             Ok(None)
         }
-        Err(error) => Err(cannot_read(&error, condition)),
+        Err(error) => Err(cannot_read(&error, scope)),
     }
 }
 
-/// Finds out whether the configured condition makes sense, without reading a row.
-pub fn check_condition(client: &mut Client, condition: Option<&str>) -> Result<(), Failure> {
-    let query = pending_query(condition, Lock::Rows);
-    client.prepare(&query).map(drop).map_err(|error| cannot_read(&error, condition))
+/// Fails if the outbox has mails to groups of another share. Then the shards were changed before
+/// the outboxes were empty, and the mails to groups of this share may lie in another one.
+fn check_claims(
+    transaction: &mut Transaction<'_>,
+    scope: Scope<'_>,
+    claims: &Claims,
+) -> Result<(), Failure> {
+    let shard = scope.shard;
+    let foreign = shard.count_foreign(transaction, claims.directives.iter().copied());
+    match foreign.map_err(|error| cannot_read(&error, scope))? {
+        0 => Ok(()),
+        count => Err(Failure::Unavailable(anyhow!(
+            "mails in the outbox claim {count} directives that are not of {shard}: the shards were \
+             changed before the outboxes were empty, so another one may claim directives of this \
+             shard; nothing is written until these mails are sent or taken back"
+        ))),
+    }
+}
+
+/// Finds out, without reading a pending row, whether the configured condition makes sense, and
+/// whether the mails in the outbox are of the configured share.
+pub fn check_scope(client: &mut Client, scope: Scope<'_>, claims: &Claims) -> Result<(), Failure> {
+    let query = pending_query(scope, Lock::Rows);
+    client.prepare(&query).map(drop).map_err(|error| cannot_read(&error, scope))?;
+    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, scope))?;
+    check_claims(&mut transaction, scope, claims)
 }
 
 fn read_pending(
     transaction: &mut Transaction<'_>,
-    condition: Option<&str>,
+    scope: Scope<'_>,
     claims: &Claims,
     lock: Lock,
 ) -> Result<Vec<Result<Group, BadGroup>>, postgres::Error> {
     let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
-    let rows = transaction.query_raw(&pending_query(condition, lock), [&claimed])?;
+    let only = scope.only.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<i64>>());
+    let parameters: [&(dyn ToSql + Sync); 2] = [&claimed, &only];
+    let rows = transaction.query_raw(&pending_query(scope, lock), parameters)?;
     rows.map(|row| Ok(group(&row, claims))).collect()
 }
 
-fn pending_query(condition: Option<&str>, lock: Lock) -> String {
-    let condition = condition.map(str::trim).filter(|condition| !condition.is_empty());
+fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
+    let condition = scope.condition.map(str::trim).filter(|condition| !condition.is_empty());
     let names_events =
         |condition: &str| condition.contains("events.") || condition.contains("\"events\".");
     let join = match condition {
@@ -149,6 +211,8 @@ fn pending_query(condition: Option<&str>, lock: Lock) -> String {
         _ => "",
     };
     let condition = condition.unwrap_or("true");
+    let share = scope.shard.condition();
+    let only = if scope.only.is_some() { "d3.id = ANY($2)" } else { "$2::bigint[] IS NULL" };
     let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
     // The conditions on sent_id, medium and endpoint are literals, and the last mail is looked for by
     // `=` and the order of sent_id, since the indexes of sql/notifications.sql serve only these
@@ -164,6 +228,8 @@ fn pending_query(condition: Option<&str>, lock: Lock) -> String {
                 AND d3.endpoint = 'source'
                 AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS claimed (directive)
                                  WHERE claimed.directive = d3.id)
+                AND {only}
+                AND {share}
                 AND ({condition}
                     )
                 {lock}),
@@ -235,6 +301,37 @@ fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
     let wrong = || format!("its aggregate_identifier is no list of pairs: {json}");
     let rows: Vec<[Option<String>; 2]> = serde_json::from_str(json).map_err(|_| wrong())?;
     rows.into_iter().map(|[key, value]| Ok((key.ok_or_else(wrong)?, value))).collect()
+}
+
+/// What directives name that only the database knows.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The templates.
+    pub templates: BTreeSet<String>,
+    /// The keys of their aggregate identifiers.
+    pub aggregate_keys: BTreeSet<String>,
+}
+
+impl Named {
+    /// How many directives are looked at, the newest: all of them may be many millions.
+    pub const NEWEST: i64 = 100_000;
+
+    /// Reads them.
+    pub fn read(client: &mut Client) -> anyhow::Result<Self> {
+        let mut texts = |what: &str| -> Result<BTreeSet<String>, postgres::Error> {
+            let query = format!(
+                "SELECT DISTINCT {what} FROM (SELECT template_name, aggregate_identifier
+                                                FROM directives ORDER BY id DESC LIMIT $1) AS d"
+            );
+            let rows = client.query(&query, &[&Self::NEWEST])?;
+            Ok(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)).collect())
+        };
+        let keys = "d.aggregate_identifier[generate_subscripts(d.aggregate_identifier, 1)][1]";
+        texts("template_name")
+            .and_then(|templates| Ok(Self { templates, aggregate_keys: texts(keys)? }))
+            .map_err(|error| anyhow!("{}", describe(&error)))
+            .context("cannot read what the directives name")
+    }
 }
 
 /// The columns of the table `events`, as they are in this installation.
@@ -382,6 +479,10 @@ fn find_missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Err
             ("ticket_day", Some("initialized_for_day"), "UPDATE"),
         ],
     )?;
+    if missing.iter().any(|grant| grant.contains(" ON SCHEMA ")) {
+        // To this role there is no sequence.
+        return Ok(missing);
+    }
     let sequence = client.query(
         "SELECT format('GRANT %I TO %I;', pg_get_userbyid(relowner), current_user)
            FROM pg_class

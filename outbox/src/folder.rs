@@ -16,7 +16,7 @@ use crate::{Deliverer, Error, Generator, MailFile, MailId, Place, Result, Sideca
 
 /// Folders: owner and group may do all, and what is made inside belongs to the group, so that
 /// two system users of one group can share the outbox.
-const FOLDER_MODE: u32 = 0o2770;
+pub(crate) const FOLDER_MODE: u32 = 0o2770;
 
 /// How long a lock may be shared by those who only look whether it is held: an instant each.
 const LOOKED_AT: Duration = Duration::from_secs(1);
@@ -162,7 +162,7 @@ impl Outbox {
     }
 
     /// All folders of an outbox, parents first.
-    fn folders(&self) -> Vec<PathBuf> {
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let archive = self.archive();
         let mut folders = vec![self.root.clone()];
         folders.extend(Place::ALL.map(|place| self.maildir(place)));

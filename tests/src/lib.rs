@@ -15,6 +15,7 @@
 //! | [`messages`] | the messages in the source of the two programs |
 //! | [`mutt`] | the real mutt on an outbox, in a terminal of its own |
 //! | [`random`] | random moments that a seed repeats |
+//! | [`terminal`] | a program in a terminal, in which keys are pressed and the screen is read |
 //! | [`system`] | a free port, a copied folder |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
@@ -32,6 +33,7 @@ pub mod scripted_relay;
 pub mod service_manager;
 pub mod site;
 pub mod system;
+pub mod terminal;
 pub mod watchdog;
 
 pub use database::Database;

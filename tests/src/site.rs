@@ -306,12 +306,17 @@ impl Site {
 
     /// A shell script that runs the deliverer with this site's configuration.
     pub fn deliverer_script(&self) -> String {
-        let config = self.config_file("deliverer");
-        format!(
-            "#!/bin/sh\nexec {} --config {} \"$@\"\n",
-            self.programs.deliverer,
-            config.display()
-        )
+        self.script(self.programs.deliverer, "deliverer")
+    }
+
+    /// A shell script that runs the generator with this site's configuration.
+    pub fn generator_script(&self) -> String {
+        self.script(self.programs.generator, "generator")
+    }
+
+    fn script(&self, program: &str, name: &str) -> String {
+        let config = self.config_file(name);
+        format!("#!/bin/sh\nexec {program} --config {} \"$@\"\n", config.display())
     }
 
     /// Its folder.

@@ -17,6 +17,19 @@ impl Condition {
     pub(super) fn matches(&self, key: &GroupKey) -> bool {
         self.when.match_all(key) && !self.unless.as_ref().is_some_and(|c| c.match_all(key))
     }
+
+    /// Whether it is plain that every group that `when`, but for `unless`, is for meets this condition.
+    pub(super) fn takes_all_of(&self, when: &Criteria, unless: Option<&Criteria>) -> bool {
+        let leaves_none = |left_alone: &Criteria| {
+            when.apart(left_alone) || unless.is_some_and(|unless| left_alone.within(unless))
+        };
+        when.within(&self.when) && self.unless.as_ref().is_none_or(leaves_none)
+    }
+
+    /// Whether it is plain that no group meets it.
+    pub(super) fn takes_none(&self) -> bool {
+        self.unless.as_ref().is_some_and(|unless| self.when.within(unless))
+    }
 }
 
 /// What a group must be like. Without any, every group is.
@@ -44,6 +57,43 @@ impl Criteria {
                 .iter()
                 .all(|(name, patterns)| aggregate(key, name).is_some_and(|v| patterns.matches(v)))
             && self.has_aggregate.iter().all(|name| aggregate(key, name).is_some())
+    }
+
+    /// What it asks of the texts that every group has.
+    fn of_texts(&self) -> [&Option<Patterns>; 4] {
+        [
+            &self.notification_format,
+            &self.event_data_format,
+            &self.template_name,
+            &self.recipient_address,
+        ]
+    }
+
+    /// Whether it is plain that every group that meets these meets `other`, too.
+    fn within(&self, other: &Self) -> bool {
+        let texts = self.of_texts().into_iter().zip(other.of_texts()).all(|(own, other)| {
+            let Some(other) = other else { return true };
+            other.match_all() || own.as_ref().is_some_and(|own| own.within(other))
+        });
+        let has =
+            |name: &String| self.has_aggregate.contains(name) || self.aggregate.contains_key(name);
+        let aggregate = other.aggregate.iter().all(|(name, other)| {
+            (other.match_all() && has(name))
+                || self.aggregate.get(name).is_some_and(|own| own.within(other))
+        });
+        texts && aggregate && other.has_aggregate.iter().all(has)
+    }
+
+    /// Whether it is plain that no group meets these and `other`.
+    fn apart(&self, other: &Self) -> bool {
+        let texts = self.of_texts().into_iter().zip(other.of_texts()).any(|pair| match pair {
+            (Some(own), Some(other)) => own.apart(other),
+            _ => false,
+        });
+        let differs = |(name, own): (&String, &Patterns)| {
+            other.aggregate.get(name).is_some_and(|other| own.apart(other))
+        };
+        texts || self.aggregate.iter().any(differs)
     }
 }
 

@@ -60,6 +60,7 @@ mod error;
 mod plan;
 mod postpone;
 mod read;
+mod review;
 mod rules;
 mod script;
 mod toml_table;
@@ -78,6 +79,9 @@ pub use plan::{
     TicketOf,
 };
 pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
+
+pub use read::RESERVED;
+pub use review::Kind;
 
 use crate::column::Field;
 use rules::File;

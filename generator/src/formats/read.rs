@@ -25,7 +25,7 @@ use crate::xarf::Mapping;
 mod xarf;
 
 /// Names whose value every mail gives itself.
-const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_name"];
+pub const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_name"];
 
 /// What `encrypt` can say, as in the configuration.
 const ENCRYPT: [(&str, Encrypt); 3] =

@@ -55,6 +55,8 @@ pub enum Wrapping<'a> {
 /// The configured protection of mails, its keys found and tried.
 #[derive(Debug)]
 pub struct OpenPgp {
+    /// Whether mails are neither signed nor encrypted, whatever is configured.
+    off: bool,
     home: Option<PathBuf>,
     signing_key: String,
     signer: Option<GpgSigner>,
@@ -94,6 +96,7 @@ impl OpenPgp {
     pub fn to_look(settings: Option<&OpenPgpSettings>) -> Self {
         let rules = settings.map(|settings| Rules::new(settings.encrypt, &settings.encrypt_for));
         Self {
+            off: false,
             home: settings.and_then(|settings| settings.gnupg_home.clone()),
             signing_key: settings.and_then(|s| s.signing_key.clone()).unwrap_or_default(),
             signer: None,
@@ -103,6 +106,11 @@ impl OpenPgp {
             autocrypt: None,
             told: HashSet::new(),
         }
+    }
+
+    /// No protection at all: no key is needed.
+    pub fn off() -> Self {
+        Self { off: true, ..Self::to_look(None) }
     }
 
     /// The key that signs, if mails are signed.
@@ -151,6 +159,9 @@ impl OpenPgp {
         format: Option<Encrypt>,
         to: &[Address],
     ) -> Result<Option<Vec<Key>>, EncryptError> {
+        if self.off {
+            return Ok(None);
+        }
         Ok(match self.rules.of_mail(format, to) {
             Encrypt::Never => None,
             Encrypt::IfKey => match self.sealer()?.keys(to) {

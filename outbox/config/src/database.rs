@@ -103,8 +103,20 @@ pub fn missing_grants(
     let tables: Vec<&str> = needed.iter().map(|right| right.0).collect();
     let columns: Vec<Option<&str>> = needed.iter().map(|right| right.1).collect();
     let privileges: Vec<&str> = needed.iter().map(|right| right.2).collect();
+    // To who may not use its schema a table is not there, and nothing can be asked about it.
+    let hidden = client.query(
+        "SELECT DISTINCT format('GRANT USAGE ON SCHEMA %I TO %I;', nspname, current_user)
+           FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+          WHERE relname = ANY($1::text[]) AND to_regclass(quote_ident(relname)) IS NULL
+            AND NOT has_schema_privilege(schema.oid, 'USAGE')",
+        &[&tables],
+    )?;
+    if !hidden.is_empty() {
+        return Ok(hidden.into_iter().map(|row| row.get(0)).collect());
+    }
     let rows = client.query(
-        "SELECT format('GRANT %s ON %s TO %I;', privilege || coalesce(format(' (%I)', col), ''),
+        "SELECT format('GRANT %s ON %s TO %I;',
+                       privilege || CASE WHEN col IS NULL THEN '' ELSE format(' (%I)', col) END,
                        relation, current_user)
            FROM unnest($1::text[], $2::text[], $3::text[]) AS needed (relation, col, privilege)
           WHERE NOT CASE WHEN col IS NULL THEN has_table_privilege(relation, privilege)

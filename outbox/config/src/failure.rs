@@ -12,6 +12,8 @@ pub enum Failure {
     Unavailable(anyhow::Error),
     /// The configuration is wrong. Trying later does not help.
     Configuration(anyhow::Error),
+    /// It was called in a way that makes no sense.
+    Usage(anyhow::Error),
 }
 
 impl Failure {
@@ -23,14 +25,18 @@ impl Failure {
     /// What went wrong, its kind forgotten.
     pub fn into_error(self) -> anyhow::Error {
         match self {
-            Self::Failed(error) | Self::Unavailable(error) | Self::Configuration(error) => error,
+            Self::Failed(error)
+            | Self::Unavailable(error)
+            | Self::Configuration(error)
+            | Self::Usage(error) => error,
         }
     }
 
-    /// What the program's process ends with: 1, 75 or 78.
+    /// What the program's process ends with: 1, 2, 75 or 78.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
             Self::Unavailable(_) => 75,
             Self::Configuration(_) => 78,
         })
@@ -39,7 +45,10 @@ impl Failure {
     /// What went wrong, with its causes.
     pub fn error(&self) -> &anyhow::Error {
         match self {
-            Self::Failed(error) | Self::Unavailable(error) | Self::Configuration(error) => error,
+            Self::Failed(error)
+            | Self::Unavailable(error)
+            | Self::Configuration(error)
+            | Self::Usage(error) => error,
         }
     }
 }

@@ -65,6 +65,8 @@ const KEYS: &[&str] = &[
     "delivery.archive_size",
     "delivery.unmarked_limit",
     "delivery.uncertain",
+    "shard.index",
+    "shard.count",
     "review.hold_new",
     "review.only_recipients",
     "review.redirect_to",
@@ -291,6 +293,7 @@ mod tests {
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
         "scripts": { "timeout": "5s", "python": "/p", "config": { "own": { "password": "apipass0" } } },
         "xarf": { "org": "CERT", "contact": "reports@cert.example", "domain": "cert.example" },
+        "shard": { "index": 1, "count": 2 },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"
     }"#;
 

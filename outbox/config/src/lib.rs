@@ -10,6 +10,7 @@ mod failure;
 mod file;
 pub mod logging;
 pub mod program;
+pub mod progress;
 mod rate;
 mod room;
 mod secret;
@@ -26,7 +27,7 @@ pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
-    OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, SmtpSettings, SmtpTls,
-    SslMode, Uncertain, XarfSettings,
+    OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, ShardSettings, SmtpSettings,
+    SmtpTls, SslMode, Uncertain, XarfSettings,
 };
 pub use size::{parse_size, size_words};

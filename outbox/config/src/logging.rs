@@ -6,7 +6,6 @@
 mod journal;
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
@@ -20,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use journal::Journal;
 
+use crate::progress::write_above;
 use crate::text::one_line;
 
 /// How a line looks.
@@ -116,8 +116,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
         let taken = self.journal.as_ref().map(|journal| journal.write(level, &fields));
         if !matches!(taken, Some(Ok(()))) {
             let line = fields.line(self.format, level, jiff::Timestamp::now()) + "\n";
-            // Nobody reads it any more: there is nobody to tell.
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            write_above(&line);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{Config, Failure, logging};
 pub struct CommonArgs {
     /// Configuration file, instead of /etc/intelmq/intelmq-mailgen.conf. The user's
     /// ~/.intelmq/intelmq-mailgen.conf is read besides, section by section over it.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
     /// Log more: -v what happens to each mail, -vv each step.
@@ -43,9 +43,10 @@ pub fn run(args: &CommonArgs, command: impl FnOnce(&Config) -> Result<(), Failur
     }
 }
 
-/// Writes to standard output. A reader that went away (`| head`) is no error.
+/// Writes to standard output, at once. A reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output").map_err(Failure::Failed)
         }
@@ -77,21 +78,57 @@ pub type Check<'a> = (&'static str, Box<dyn Fn(&Config) -> anyhow::Result<String
 
 /// Checks one thing after the other, prints a line for each, and fails if one is not well.
 pub fn check(config: &Config, checks: &[Check<'_>]) -> Result<(), Failure> {
-    let mut wrong = Vec::new();
-    for (name, check) in checks {
-        let line = match check(config) {
-            Ok(text) => format!("ok    {name}: {text}"),
-            Err(error) => {
-                wrong.push(*name);
-                format!("WRONG {name}: {error:#}")
+    let mut findings = Findings::default();
+    findings.look_at(config, checks)?;
+    findings.end()
+}
+
+/// What `check` finds. Each is printed at once: a line that begins with `ok`, `note` or `WRONG`, and
+/// the name of what was looked at.
+#[derive(Debug, Default)]
+pub struct Findings {
+    wrong: Vec<&'static str>,
+}
+
+impl Findings {
+    /// Checks one thing after the other.
+    pub fn look_at(&mut self, config: &Config, checks: &[Check<'_>]) -> Result<(), Failure> {
+        for (name, check) in checks {
+            match check(config) {
+                Ok(text) => self.ok(name, &text)?,
+                Err(error) => self.wrong(name, &format!("{error:#}"))?,
             }
-        };
-        print(&format!("{}\n", one_line(&line)))?;
+        }
+        Ok(())
     }
-    if wrong.is_empty() {
-        return Ok(());
+
+    /// It is well.
+    pub fn ok(&self, name: &str, text: &str) -> Result<(), Failure> {
+        tell("ok   ", name, text)
     }
-    // Several relays have one name.
-    wrong.dedup();
-    Err(Failure::Failed(anyhow!("not well: {}", wrong.join(", "))))
+
+    /// It may be well: a person should know.
+    pub fn note(&self, name: &str, text: &str) -> Result<(), Failure> {
+        tell("note ", name, text)
+    }
+
+    /// It is not well.
+    pub fn wrong(&mut self, name: &'static str, text: &str) -> Result<(), Failure> {
+        self.wrong.push(name);
+        tell("WRONG", name, text)
+    }
+
+    /// Fails if something was wrong.
+    pub fn end(mut self) -> Result<(), Failure> {
+        if self.wrong.is_empty() {
+            return Ok(());
+        }
+        // There can be much wrong with one thing, and several relays have one name.
+        self.wrong.dedup();
+        Err(Failure::Failed(anyhow!("not well: {}", self.wrong.join(", "))))
+    }
+}
+
+fn tell(how: &str, name: &str, text: &str) -> Result<(), Failure> {
+    print(&format!("{}\n", one_line(&format!("{how} {name}: {text}"))))
 }

@@ -46,6 +46,9 @@ pub struct Config {
     /// How the deliverer goes about its work.
     #[serde(default)]
     pub delivery: DeliverySettings,
+    /// Which share of the groups is the generator's, where several hosts work on one database.
+    #[serde(default)]
+    pub shard: ShardSettings,
     /// Whether a person looks at mails first.
     #[serde(default)]
     pub review: ReviewSettings,
@@ -416,6 +419,28 @@ pub enum Uncertain {
     Hold,
 }
 
+/// Section `shard`. Both keys or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardSettings {
+    /// Which of the shares, from 0.
+    pub index: u32,
+    /// How many shares there are.
+    pub count: u32,
+}
+
+impl ShardSettings {
+    /// More hosts are none; the limit keeps a slip of the pen from leaving groups to nobody.
+    const MOST: u32 = 1024;
+}
+
+impl Default for ShardSettings {
+    /// One share: all of it.
+    fn default() -> Self {
+        Self { index: 0, count: 1 }
+    }
+}
+
 /// Section `review`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -550,6 +575,18 @@ impl Config {
         }
         if delivery.unmarked_limit == 0 {
             return wrong("delivery.unmarked_limit", "must be at least 1");
+        }
+        if !(1..=ShardSettings::MOST).contains(&self.shard.count) {
+            return wrong(
+                "shard.count",
+                "must be a number from 1 to 1024: how many hosts there are",
+            );
+        }
+        if self.shard.index >= self.shard.count {
+            return wrong(
+                "shard.index",
+                "must be less than shard.count: with a count of 4, the hosts are 0, 1, 2 and 3",
+            );
         }
         if self.review.only_recipients.as_ref().is_some_and(Vec::is_empty) {
             return wrong("review.only_recipients", "is empty, so that no mail could be written");
