@@ -109,7 +109,7 @@ impl Composer<'_> {
         let mut batch = Vec::new();
         let (mut mails, mut events) = (0, 0);
         for group in groups {
-            let Some(planned) = self.plan(&mut transaction, group)? else {
+            let Some(planned) = self.plan(group, &mut transaction)? else {
                 self.advance();
                 continue;
             };
@@ -129,8 +129,8 @@ impl Composer<'_> {
     /// The group and its plan, if it becomes a mail now.
     fn plan(
         &mut self,
-        transaction: &mut Transaction<'_>,
         group: Result<Group, BadGroup>,
+        transaction: &mut Transaction<'_>,
     ) -> Result<Option<Planned>, Failure> {
         let group = match group {
             Ok(group) => group,

@@ -7,7 +7,7 @@ use outbox_config::Failure;
 use crate::formats::{Ask, DecideError, Decision, Definitions, FormatName, Plan};
 use crate::group::Group;
 use crate::render::{fields, rehearse};
-use crate::scripts::DatabaseHost;
+use crate::scripts::Host;
 use crate::store::EventColumns;
 use crate::tools::Tools;
 
@@ -33,7 +33,7 @@ impl Fate {
     pub fn foreseen(
         group: &Group,
         tools: &mut Tools,
-        host: &mut DatabaseHost<'_, '_>,
+        host: &mut dyn Host,
         columns: &EventColumns,
     ) -> Result<Self, Failure> {
         let mut scripts = tools.scripts.with(host);

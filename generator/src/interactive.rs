@@ -91,21 +91,19 @@ fn entries(run: &mut Run<'_>) -> Result<Vec<Entry>, Failure> {
     let claims = claims(run.outbox)?;
     let mut client = store::open(&run.config.database()?.event)?;
     let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
-    let pending = store::peek(&mut client, Scope::of(run.config)?, &claims)?;
-    let Pending { mut transaction, groups } = pending;
+    let Pending { mut transaction, groups } =
+        store::peek(&mut client, Scope::of(run.config)?, &claims)?;
     let mut host = DatabaseHost {
         transaction: &mut transaction,
         columns: &columns,
         tickets: &mut Pretended::default(),
     };
-    let entry = |group| match group {
-        Ok(group) => {
-            let fate = Fate::foreseen(&group, &mut run.tools, &mut host, &columns)?;
-            Ok(Entry::of(&group, &fate))
-        }
+    let mut entry = |group| match group {
+        Ok(group) => Fate::foreseen(&group, &mut run.tools, &mut host, &columns)
+            .map(|fate| Entry::of(&group, &fate)),
         Err(bad) => Ok(Entry::of_bad(bad)),
     };
-    groups.into_iter().map(entry).collect()
+    groups.into_iter().map(&mut entry).collect()
 }
 
 impl Entry {
