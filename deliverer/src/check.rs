@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use outbox::Outbox;
 use outbox_config::database::describe;
-use outbox_config::program::{self, Check};
+use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure, SmtpSettings, SmtpTls};
 
 use crate::marks::{connect, missing_rights};
@@ -25,7 +25,14 @@ pub fn check(config: &Config) -> Result<(), Failure> {
         })),
         Err(error) => checks.push(("relay", Box::new(move |_| bail!("{error}")))),
     }
-    program::check(config, &checks)
+    let mut findings = Findings::default();
+    findings.look_at(config, &checks)?;
+    // An outbox that can't be opened was told about above.
+    let outbox = Outbox::open(&config.outbox.path);
+    for wrong in outbox.and_then(|outbox| outbox.wrong_permissions()).unwrap_or_default() {
+        findings.wrong("outbox", &wrong)?;
+    }
+    findings.end()
 }
 
 fn check_outbox(config: &Config) -> anyhow::Result<String> {

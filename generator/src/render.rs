@@ -97,7 +97,8 @@ fn check_size(mail: &[u8], most: Option<u64>) -> anyhow::Result<()> {
     match most.filter(|most| size > *most) {
         None => Ok(()),
         Some(most) => bail!(
-            "the mail has {}, which is more than outbox.max_mail_size ({}): let the format compress              the attachment or split the group (attachment, split_after), or allow more",
+            "the mail has {}, which is more than outbox.max_mail_size ({}): let the format compress \
+             the attachment or split the group (attachment, split_after), or allow more",
             size_words(size),
             size_words(most)
         ),

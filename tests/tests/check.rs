@@ -236,6 +236,8 @@ fn folders_that_others_can_use_or_the_deliverer_cannot_are_told_with_the_chmod_t
         let run = site.generator(&["check"]).expect(1);
         let told = line(&run, "WRONG outbox: ", &[words]);
         assert!(told.ends_with(&format!(": chmod 2770 {}", path.display())), "{told}");
+        let deliverers = site.deliverer(&["check"]).expect(1);
+        assert_eq!(line(&deliverers, "WRONG outbox: ", &[words]), told);
         let (_, helps) = told.rsplit_once(": ").unwrap();
         let done = std::process::Command::new("sh").args(["-c", helps]).status().unwrap();
         assert!(done.success());

@@ -189,7 +189,8 @@ fn a_mail_that_is_too_large_fails_alone_and_the_error_names_the_limit() {
     let others: Vec<_> = (0..4).map(|_| to("large@isp.example").event()).collect();
     site.insert(others.iter().chain([&large, &small]));
     let run = site.generator(&["run", "--all"]).expect(1);
-    let line = run.line("ERROR", &["large@isp.example", "outbox.max_mail_size (4.0 KiB)"]);
+    let words = "outbox.max_mail_size (4.0 KiB): let the format compress the attachment or split";
+    let line = run.line("ERROR", &["large@isp.example", words]);
     assert!(line.contains("directives=5 events=5"), "{line}");
     run.line("INFO", &["done", "mails=3", "errors=1"]);
     assert_eq!(run.lines("ERROR").len(), 2, "and the last one: {run}");

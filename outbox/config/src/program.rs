@@ -76,13 +76,6 @@ pub fn width() -> Option<usize> {
 /// One thing that `check` looks at: its name, and a function that says how it is.
 pub type Check<'a> = (&'static str, Box<dyn Fn(&Config) -> anyhow::Result<String> + 'a>);
 
-/// Checks one thing after the other, prints a line for each, and fails if one is not well.
-pub fn check(config: &Config, checks: &[Check<'_>]) -> Result<(), Failure> {
-    let mut findings = Findings::default();
-    findings.look_at(config, checks)?;
-    findings.end()
-}
-
 /// What `check` finds. Each is printed at once: a line that begins with `ok`, `note` or `WRONG`, and
 /// the name of what was looked at.
 #[derive(Debug, Default)]
