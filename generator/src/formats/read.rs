@@ -31,6 +31,14 @@ pub const RESERVED: [&str; 3] = ["ticket_number", "events_as_csv", "attachment_n
 const ENCRYPT: [(&str, Encrypt); 3] =
     [("never", Encrypt::Never), ("if-key", Encrypt::IfKey), ("always", Encrypt::Always)];
 
+/// Begins the message where `data` names no form of data.
+const DATA: &str = "unknown form of `data`";
+
+/// What `data` can say.
+fn known_data() -> [(&'static str, Data); 4] {
+    Data::ALL.map(|data| (data.as_str(), data))
+}
+
 /// Reads the definition file `path`, which holds `text`.
 pub(super) fn read(path: &Path, text: &str) -> Result<File, Vec<Problem>> {
     let mut problems = Problems::new(path, text);
@@ -397,8 +405,7 @@ impl Reader<'_> {
     /// `"inline"`, or `{ inline = "*_csv_inline", … }`: by the group's `event_data_format`.
     fn data(&mut self, value: Value) -> Option<DataRule> {
         if !value.is_table() {
-            let text = value.string(&mut self.problems)?;
-            return self.data_named(text, &value).map(DataRule::Always);
+            return self.named(value, DATA, known_data()).map(DataRule::Always);
         }
         let table = value.table("`data`", &mut self.problems)?;
         if table.entries().is_empty() {
@@ -407,7 +414,7 @@ impl Reader<'_> {
         let mut cases = Vec::new();
         for entry in table.entries() {
             let patterns = self.patterns(*entry);
-            if let Some(data) = self.data_named(entry.key, entry) {
+            if let Some(data) = self.one_of(entry, entry.key, DATA, known_data()) {
                 cases.push((data, patterns));
             }
         }
@@ -424,23 +431,8 @@ impl Reader<'_> {
         Some(data)
     }
 
-    fn data_named(&mut self, name: &str, value: &Value) -> Option<Data> {
-        let data = Data::ALL.into_iter().find(|data| data.as_str() == name);
-        if data.is_none() {
-            let hint = hint(name, &Data::ALL.map(Data::as_str));
-            value.report(&mut self.problems, format!("unknown form of `data` {name:?}{hint}"));
-        }
-        data
-    }
-
     fn encrypt(&mut self, value: Value) -> Option<Encrypt> {
-        let name = value.string(&mut self.problems)?;
-        let rule = ENCRYPT.into_iter().find(|(known, _)| *known == name).map(|(_, rule)| rule);
-        if rule.is_none() {
-            let hint = hint(name, &ENCRYPT.map(|(known, _)| known));
-            value.report(&mut self.problems, format!("unknown value of `encrypt` {name:?}{hint}"));
-        }
-        rule
+        self.named(value, "unknown value of `encrypt`", ENCRYPT)
     }
 
     /// `{ guard_formulas = true, bom = true }`.
@@ -464,21 +456,41 @@ impl Reader<'_> {
     fn compress(&mut self, value: Value) -> Option<Compress> {
         let mut table = value.table("`attachment`", &mut self.problems)?;
         let how = table.require("compress", &mut self.problems);
-        let how = how.and_then(|value| {
-            let name = value.string(&mut self.problems)?;
-            let how = Compression::ALL.into_iter().find(|how| how.as_str() == name);
-            if how.is_none() {
-                let hint = hint(name, &Compression::ALL.map(Compression::as_str));
-                value.report(&mut self.problems, format!("unknown compression {name:?}{hint}"));
-            }
-            how
-        });
+        let known = Compression::ALL.map(|how| (how.as_str(), how));
+        let how = how.and_then(|value| self.named(value, "unknown compression", known));
         let above = table.get("above").and_then(|value| {
             let size = parse_size(value.string(&mut self.problems)?);
             size.map_err(|message| value.report(&mut self.problems, message)).ok()
         });
         table.deny_unknown(&mut self.problems);
         Some(Compress { how: how?, above: above.unwrap_or(0) })
+    }
+
+    /// What a text stands for. `wrong` begins the message where it is not among the known ones.
+    fn named<T>(
+        &mut self,
+        value: Value,
+        wrong: &str,
+        known: impl IntoIterator<Item = (&'static str, T)>,
+    ) -> Option<T> {
+        let name = value.string(&mut self.problems)?;
+        self.one_of(&value, name, wrong, known)
+    }
+
+    /// The same for a `name` that stands elsewhere; a problem is that of `value`.
+    fn one_of<T>(
+        &mut self,
+        value: &Value,
+        name: &str,
+        wrong: &str,
+        known: impl IntoIterator<Item = (&'static str, T)>,
+    ) -> Option<T> {
+        let (names, meanings): (Vec<_>, Vec<_>) = known.into_iter().unzip();
+        let found = names.iter().position(|known| *known == name);
+        if found.is_none() {
+            value.report(&mut self.problems, format!("{wrong} {name:?}{}", hint(name, &names)));
+        }
+        meanings.into_iter().nth(found?)
     }
 
     fn number(&mut self, value: Value) -> Option<NonZeroUsize> {

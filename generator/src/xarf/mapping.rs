@@ -3,8 +3,8 @@
 use serde_json::Value as Json;
 
 use super::kind::{self, Kind};
-use super::types::{Category, Type, WRITTEN};
-use super::{ReportError, v02};
+use super::types::WRITTEN;
+use super::{ReportError, v02, v4};
 use crate::column::Field;
 use crate::event::Event;
 
@@ -23,23 +23,9 @@ pub struct Mapping {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
     /// X-ARF 0.2: YAML.
-    V02 {
-        /// The value of `Category`.
-        category: String,
-        /// The value of `Report-Type`.
-        report_type: String,
-        /// The value of `Schema-URL`.
-        schema_url: String,
-    },
+    V02(v02::Head),
     /// X-ARF 4: JSON.
-    V4 {
-        /// The version that the report says it is of.
-        version: String,
-        /// The category.
-        category: &'static Category,
-        /// The type.
-        report_type: &'static Type,
-    },
+    V4(v4::Head),
 }
 
 /// A field of the report.
@@ -106,12 +92,12 @@ impl Form {
     /// What a field of the report must be; `None` if the generator writes that field itself.
     pub fn kind(&self, key: &str) -> Option<Kind> {
         match self {
-            Self::V02 { .. } => v02::kind(key),
-            Self::V4 { category, report_type, .. } => {
+            Self::V02(_) => v02::kind(key),
+            Self::V4(head) => {
                 let first = key.split('.').next().unwrap_or_default();
                 // What `_internal` holds must never be sent.
                 let is_reserved = WRITTEN.contains(&first) || first == "_internal";
-                (!is_reserved).then(|| category.kind(report_type, key))
+                (!is_reserved).then(|| head.category.kind(head.report_type, key))
             }
         }
     }
@@ -119,16 +105,16 @@ impl Form {
     /// Whether a definition may say what a field of the report must be.
     pub fn leaves_open(&self, key: &str) -> bool {
         match self {
-            Self::V02 { .. } => self.kind(key) == Some(Kind::TEXT),
-            Self::V4 { .. } => self.kind(key) == Some(Kind::Any),
+            Self::V02(_) => self.kind(key) == Some(Kind::TEXT),
+            Self::V4(_) => self.kind(key) == Some(Kind::Any),
         }
     }
 
     /// The fields that an event must give.
     pub fn required(&self) -> Vec<&'static str> {
         match self {
-            Self::V02 { .. } => v02::REQUIRED.to_vec(),
-            Self::V4 { report_type, .. } => report_type.required().collect(),
+            Self::V02(_) => v02::REQUIRED.to_vec(),
+            Self::V4(head) => head.report_type.required().collect(),
         }
     }
 }

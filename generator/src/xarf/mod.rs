@@ -6,8 +6,8 @@
 pub mod kind;
 mod mapping;
 pub mod types;
-mod v02;
-mod v4;
+pub mod v02;
+pub mod v4;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,6 @@ use crate::event::Event;
 use crate::group::EventId;
 use kind::Kind;
 use mapping::value;
-pub use v02::is_key as is_yaml_key;
 
 /// The software that reports, as reports name it.
 pub const USER_AGENT: &str = concat!("outbox-generator/", env!("CARGO_PKG_VERSION"));
@@ -149,15 +148,13 @@ pub fn report(
 ) -> Result<Report, ReportError> {
     let evidence = evidence(mapping, event)?;
     match &mapping.form {
-        Form::V02 { category, report_type, schema_url } => {
-            let head = v02::Head { category, report_type, schema_url };
+        Form::V02(head) => {
             let evidence = evidence.into_iter().next();
-            let yaml = v02::yaml(&head, mapping, event, evidence.as_ref(), reporter, ticket)?;
+            let yaml = v02::yaml(head, mapping, event, evidence.as_ref(), reporter, ticket)?;
             Ok(Report::Plain { yaml, evidence })
         }
-        Form::V4 { version, category, report_type } => {
-            let head = v4::Head { version, category, report_type };
-            v4::json(&head, mapping, event, &evidence, reporter, ticket).map(Report::Json)
+        Form::V4(head) => {
+            v4::json(head, mapping, event, &evidence, reporter, ticket).map(Report::Json)
         }
     }
 }

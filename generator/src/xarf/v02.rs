@@ -52,15 +52,19 @@ pub fn kind(key: &str) -> Option<Kind> {
 }
 
 /// What reports of one definition have in common.
-pub struct Head<'m> {
-    pub category: &'m str,
-    pub report_type: &'m str,
-    pub schema_url: &'m str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The value of `Category`.
+    pub category: String,
+    /// The value of `Report-Type`.
+    pub report_type: String,
+    /// The value of `Schema-URL`.
+    pub schema_url: String,
 }
 
 /// The report of an event.
 pub fn yaml(
-    head: &Head<'_>,
+    head: &Head,
     mapping: &Mapping,
     event: &Event,
     evidence: Option<&Evidence>,
@@ -69,8 +73,8 @@ pub fn yaml(
 ) -> Result<String, ReportError> {
     let mut yaml = Yaml("---\n".to_owned());
     yaml.text("Reported-From", reporter.from.as_str());
-    yaml.text("Category", head.category);
-    yaml.text("Report-Type", head.report_type);
+    yaml.text("Category", &head.category);
+    yaml.text("Report-Type", &head.report_type);
     yaml.text("User-Agent", USER_AGENT);
     yaml.text("Report-ID", &reporter.report_id(ticket));
     let values = mapping.values(event)?;
@@ -89,7 +93,7 @@ pub fn yaml(
         }
     }
     yaml.text("Attachment", evidence.map_or("none", |evidence| &evidence.content_type));
-    yaml.text("Schema-URL", head.schema_url);
+    yaml.text("Schema-URL", &head.schema_url);
     Ok(yaml.0)
 }
 

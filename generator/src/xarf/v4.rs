@@ -13,15 +13,19 @@ use super::{Evidence, ReportError, Reporter, base64};
 use crate::event::Event;
 
 /// What reports of one definition have in common.
-pub struct Head<'m> {
-    pub version: &'m str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The version that reports say they are of.
+    pub version: String,
+    /// The category.
     pub category: &'static Category,
+    /// The type.
     pub report_type: &'static Type,
 }
 
 /// The report of an event.
 pub fn json(
-    head: &Head<'_>,
+    head: &Head,
     mapping: &Mapping,
     event: &Event,
     evidence: &[Evidence],
@@ -35,7 +39,7 @@ pub fn json(
         "domain": reporter.domain,
     });
     let mut report = Map::new();
-    report.insert("xarf_version".into(), head.version.into());
+    report.insert("xarf_version".into(), head.version.as_str().into());
     report.insert("report_id".into(), uuid(&reporter.report_id(ticket)).into());
     report.insert("reporter".into(), reports.clone());
     report.insert("sender".into(), reports);

@@ -1,12 +1,12 @@
 //! `[format.xarf]`: how an event becomes a report.
 
 use super::super::plan::Data;
-use super::super::toml_table::{Table, Value, hint};
+use super::super::toml_table::{Table, Value};
 use super::Reader;
 use crate::column::Field;
 use crate::xarf::kind::Kind;
-use crate::xarf::types::{CATEGORIES, Category, Type};
-use crate::xarf::{Entry, EvidenceRule, Form, Mapping, Source, is_yaml_key};
+use crate::xarf::types::CATEGORIES;
+use crate::xarf::{Entry, EvidenceRule, Form, Mapping, Source, v02, v4};
 
 /// The version that reports of X-ARF 4 are of, where the definition names none.
 const VERSION: &str = "4.2.0";
@@ -38,7 +38,8 @@ impl Reader<'_> {
         if let Err(wrong) = Kind::Uri.fit(schema_url.as_str().into()) {
             schema.report(&mut self.problems, format!("`schema_url` {wrong}"));
         }
-        Some(Form::V02 { category: category?.1, report_type: report_type?.1, schema_url })
+        let (category, report_type) = (category?.1, report_type?.1);
+        Some(Form::V02(v02::Head { category, report_type, schema_url }))
     }
 
     fn v4(&mut self, table: &mut Table) -> Option<Form> {
@@ -58,26 +59,11 @@ impl Reader<'_> {
                 version.to_owned()
             }
         };
-        let category = self.one_of(category?, CATEGORIES, |category: &Category| category.name)?;
-        let report_type = self.one_of(report_type?, category.types, |kind: &Type| kind.name)?;
-        Some(Form::V4 { version, category, report_type })
-    }
-
-    fn one_of<T>(
-        &mut self,
-        value: Value,
-        known: &'static [T],
-        name: fn(&T) -> &'static str,
-    ) -> Option<&'static T> {
-        let text = value.string(&mut self.problems)?;
-        let found = known.iter().find(|known| name(known) == text);
-        if found.is_none() {
-            let names: Vec<_> = known.iter().map(name).collect();
-            let hint = hint(text, &names);
-            value
-                .report(&mut self.problems, format!("X-ARF has no `{}` {text:?}{hint}", value.key));
-        }
-        found
+        let known = CATEGORIES.iter().map(|category| (category.name, category));
+        let category = self.named(category?, "X-ARF has no `category`", known)?;
+        let known = category.types.iter().map(|report_type| (report_type.name, report_type));
+        let report_type = self.named(report_type?, "X-ARF has no `type`", known)?;
+        Some(Form::V4(v4::Head { version, category, report_type }))
     }
 
     fn entries(&mut self, form: &Form, value: Value) -> Vec<Entry> {
@@ -151,13 +137,7 @@ impl Reader<'_> {
             ("number", Kind::NUMBER),
             ("boolean", Kind::Boolean),
         ];
-        let name = value.string(&mut self.problems)?;
-        let found = KINDS.iter().find(|(known, _)| *known == name);
-        if found.is_none() {
-            let hint = hint(name, &KINDS.map(|(known, _)| known));
-            value.report(&mut self.problems, format!("unknown `type` {name:?}{hint}"));
-        }
-        found.map(|(_, kind)| *kind)
+        self.named(value, "unknown `type`", KINDS)
     }
 
     /// One or more, of which the first that has a value counts.
@@ -207,8 +187,8 @@ impl Reader<'_> {
     fn evidence(&mut self, form: &Form, value: Value) -> Vec<EvidenceRule> {
         let values = value.one_or_more(&mut self.problems);
         let (most, version) = match form {
-            Form::V02 { .. } => (1, "0.2"),
-            Form::V4 { .. } => (50, "4"),
+            Form::V02(_) => (1, "0.2"),
+            Form::V4(_) => (50, "4"),
         };
         if values.len() > most {
             let message = format!("X-ARF {version} has at most {most} of `evidence`");
@@ -244,7 +224,7 @@ impl Reader<'_> {
         if !is_media_type(content_type) {
             let message = format!("{content_type:?} is no MIME type, such as text/plain");
             content_type_value.report(&mut self.problems, message);
-        } else if is_composite && matches!(form, Form::V02 { .. }) {
+        } else if is_composite && matches!(form, Form::V02(_)) {
             let message = format!("a report of X-ARF 0.2 can't carry {content_type}");
             content_type_value.report(&mut self.problems, message);
         }
@@ -269,8 +249,8 @@ fn is_key(form: &Form, key: &str) -> bool {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
     };
     match form {
-        Form::V02 { .. } => is_yaml_key(key),
-        Form::V4 { .. } => key.split('.').all(word),
+        Form::V02(_) => v02::is_key(key),
+        Form::V4(_) => key.split('.').all(word),
     }
 }
 
