@@ -214,10 +214,9 @@ class Runner:
         return told if line is None else "line %d: %s" % (line, told)
 
 
-def provide(sources):
-    """Makes the modules importable that scripts ask for."""
-    for name in ("intelmqmail", "intelmqmail.templates", "intelmqmail.tableformat",
-                 "intelmqmail.notification"):
+def provide(modules):
+    """Makes the modules importable that scripts ask for: pairs of name and source."""
+    for name, source in modules:
         module = types.ModuleType(name)
         package, _, short = name.rpartition(".")
         if package:
@@ -226,7 +225,7 @@ def provide(sources):
         else:
             module.__path__ = []
         sys.modules[name] = module
-        exec(compile(sources[name], "<outbox %s>" % name, "exec"), module.__dict__)
+        exec(compile(source, "<outbox %s>" % name, "exec"), module.__dict__)
 
 
 def end_with(pipe):
@@ -242,7 +241,7 @@ def main(channel, sources):
     """Answers line by line, until there are no more."""
     host = Host(channel)
     threading.Thread(target=end_with, args=(host.pipe(),), daemon=True).start()
-    provide(sources)
+    provide(sources["modules"])
     start = host.hear()["start"]
     runner = Runner(host, start["config"], start["level"])
     while True:

@@ -14,7 +14,7 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::Command;
 use std::time::Instant;
 
@@ -303,7 +303,7 @@ impl Asking<'_> {
 
 /// What a script asks for.
 enum Asked {
-    Events(Option<std::collections::BTreeSet<String>>),
+    Events(Option<BTreeSet<String>>),
     Ticket,
 }
 

@@ -143,31 +143,22 @@ pub(super) struct Log {
 /// A mail as a script describes it.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveDeserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Notification {
+pub(super) struct Notification {
     pub(super) columns: Vec<Column>,
-    #[serde(default)]
     pub(super) data: Option<String>,
     #[serde(default)]
     pub(super) csv: Csv,
-    #[serde(default)]
     pub(super) attachment: Option<Attachment>,
-    #[serde(default)]
     pub(super) encrypt: Option<Encrypt>,
-    #[serde(default)]
     pub(super) template: Option<String>,
-    #[serde(default)]
     pub(super) subject: Option<String>,
-    #[serde(default)]
     pub(super) body: Option<String>,
     #[serde(default)]
     pub(super) substitutions: BTreeMap<String, String>,
-    #[serde(default)]
     pub(super) envelope_to: Option<OneOrMore>,
     #[serde(default = "yes")]
     pub(super) mark_sent: bool,
-    #[serde(default)]
     pub(super) ticket: Option<String>,
-    #[serde(default)]
     pub(super) event_ids: Option<BTreeSet<i64>>,
 }
 

@@ -12,6 +12,7 @@ use super::process::Process;
 
 const LOADER: &str = include_str!("../../python/loader.py");
 const RUNNER: &str = include_str!("../../python/runner.py");
+/// What scripts import, each behind what it imports itself.
 const MODULES: [(&str, &str); 4] = [
     ("intelmqmail", include_str!("../../python/intelmqmail/__init__.py")),
     ("intelmqmail.templates", include_str!("../../python/intelmqmail/templates.py")),
@@ -26,11 +27,7 @@ pub(super) fn start(settings: &ScriptSettings) -> io::Result<Process> {
     let mut process = Process::start(&mut command, settings.timeout).map_err(|error| {
         io::Error::new(error.kind(), format!("{}: {error}", settings.python.display()))
     })?;
-    let mut sources = serde_json::Map::new();
-    sources.insert("runner".to_owned(), RUNNER.into());
-    for (name, source) in MODULES {
-        sources.insert(name.to_owned(), source.into());
-    }
+    let sources = json!({ "runner": RUNNER, "modules": MODULES });
     let level = if tracing::enabled!(Level::DEBUG) {
         "DEBUG"
     } else if tracing::enabled!(Level::INFO) {
@@ -40,7 +37,7 @@ pub(super) fn start(settings: &ScriptSettings) -> io::Result<Process> {
     } else {
         "ERROR"
     };
-    process.reply(serde_json::Value::Object(sources).to_string().as_bytes());
+    process.reply(sources.to_string().as_bytes());
     let start = json!({ "start": { "config": settings.given_to_scripts(), "level": level } });
     process.reply(start.to_string().as_bytes());
     Ok(process)
