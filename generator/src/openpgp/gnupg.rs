@@ -36,6 +36,20 @@ pub(super) fn fingerprint(key: &Key) -> String {
     key.fingerprint().unwrap_or("?").to_owned()
 }
 
+/// Of the keys that GnuPG found for `name`, the one; `None` if there is none.
+pub(super) fn only(
+    found: gpgme::Result<Vec<Key>>,
+    home: Option<&Path>,
+    name: &str,
+) -> Result<Option<Key>, KeyError> {
+    let mut keys = found.map_err(broken(home))?;
+    if keys.len() > 1 {
+        let fingerprints = keys.iter().map(fingerprint).collect();
+        return Err(KeyError::Ambiguous { key: name.to_owned(), fingerprints });
+    }
+    Ok(keys.pop())
+}
+
 /// Makes an error of what GnuPG says, or of what it doesn't say.
 pub(super) fn broken(home: Option<&Path>) -> impl FnOnce(gpgme::Error) -> KeyError {
     move |error| {
