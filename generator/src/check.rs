@@ -12,6 +12,7 @@ use outbox::Outbox;
 use outbox_config::database::connect;
 use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure};
+use postgres::Client;
 
 use crate::store::{Scope, check_scope, missing_rights};
 use crate::template::Template;
@@ -131,9 +132,14 @@ fn template_names(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// A connection on which a person waits.
+fn open_database(config: &Config) -> anyhow::Result<Client> {
+    connect(&config.database()?.event, "outbox-generator", Duration::from_secs(30))
+}
+
 fn check_database(config: &Config) -> anyhow::Result<String> {
     let settings = &config.database()?.event;
-    let mut client = connect(settings, "outbox-generator", Duration::from_secs(30))?;
+    let mut client = open_database(config)?;
     let missing = missing_rights(&mut client)?;
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));

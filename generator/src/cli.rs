@@ -30,7 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Write what is pending into the outbox.
     ///
-    /// Without --all it shows what is pending batch by batch, and asks what is to be written.
+    /// Without --all it shows what is pending batch by batch (with -vv the ids of events and directives,
+    /// too), and asks what is to be written.
     Run(RunArgs),
     /// Show the mails that what is pending would become, with tickets that are none. Changes nothing.
     ///

@@ -1,7 +1,6 @@
 //! What becomes of a group now: for `run`, which does it, and `pending`, which tells.
 
 use jiff::Timestamp;
-
 use outbox_config::Failure;
 
 use crate::formats::{Ask, DecideError, Decision, Definitions, FormatName, Plan};
@@ -29,23 +28,6 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// The same for who only looks, who learns now whether the mails could be made.
-    pub fn foreseen(
-        group: &Group,
-        tools: &mut Tools,
-        host: &mut dyn Host,
-        columns: &EventColumns,
-    ) -> Result<Self, Failure> {
-        let mut scripts = tools.scripts.with(host);
-        Ok(match Self::of(group, &tools.definitions, &mut scripts, columns)? {
-            Self::Due(plan) => match rehearse(tools, group, &plan) {
-                Ok(()) => Self::Due(plan),
-                Err(error) => Self::Impossible(format!("{error:#}")),
-            },
-            other => other,
-        })
-    }
-
     /// Asks the definitions and scripts, and whether the events have what the plan shows. Fails if
     /// what scripts ask for can't be had, as nothing else can then.
     pub fn of(
@@ -75,6 +57,23 @@ impl Fate {
                     )),
                 }
             }
+        })
+    }
+
+    /// The same for who only looks, who learns now whether the mails could be made.
+    pub fn foreseen(
+        group: &Group,
+        tools: &mut Tools,
+        host: &mut dyn Host,
+        columns: &EventColumns,
+    ) -> Result<Self, Failure> {
+        let mut scripts = tools.scripts.with(host);
+        Ok(match Self::of(group, &tools.definitions, &mut scripts, columns)? {
+            Self::Due(plan) => match rehearse(tools, group, &plan) {
+                Ok(()) => Self::Due(plan),
+                Err(error) => Self::Impossible(format!("{error:#}")),
+            },
+            other => other,
         })
     }
 }

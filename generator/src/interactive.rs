@@ -98,12 +98,12 @@ fn entries(run: &mut Run<'_>) -> Result<Vec<Entry>, Failure> {
         columns: &columns,
         tickets: &mut Pretended::default(),
     };
-    let mut entry = |group| match group {
+    let entry = |group| match group {
         Ok(group) => Fate::foreseen(&group, &mut run.tools, &mut host, &columns)
             .map(|fate| Entry::of(&group, &fate)),
         Err(bad) => Ok(Entry::of_bad(bad)),
     };
-    groups.into_iter().map(&mut entry).collect()
+    groups.into_iter().map(entry).collect()
 }
 
 impl Entry {

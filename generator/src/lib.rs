@@ -1,8 +1,9 @@
 //! The generator: turns pending directives into signed, ticketed mails in the outbox.
 //!
-//! [`run`] is the table of contents: each command in a function, each step in a module. Data goes
-//! one way: `store` (groups) → `formats` (plan; asks `scripts`) → `store` (events, tickets) →
-//! `render` (`table`, `template`, `xarf`, `mail`, `openpgp`) → the outbox.
+//! [`run()`] is the table of contents: each command in a function, each step in a module. Data goes
+//! one way: `run` → `store` (groups) → `compose`, which asks `fate` (`formats`, `scripts`) for a plan,
+//! `store` for events and `tickets` for numbers → `render` (`table`, `template`, `xarf`, `mail`,
+//! `openpgp`) → the outbox.
 
 pub mod address;
 mod check;

@@ -21,14 +21,18 @@ pub struct Part {
 }
 
 impl Part {
-    /// Of this part, what is about these events.
-    #[must_use]
-    pub fn about(&self, group: &Group, events: &BTreeSet<EventId>) -> Self {
-        let event_ids = &self.event_ids & events;
+    /// A part with these events of the group.
+    fn new(group: &Group, number: usize, of: usize, event_ids: BTreeSet<EventId>) -> Self {
         let pairs = group.directive_ids.iter().zip(&group.event_ids);
         let own = pairs.filter(|(_, event)| event_ids.contains(event));
         let directive_ids = own.map(|(directive, _)| *directive).collect();
-        Self { event_ids, directive_ids, ..*self }
+        Self { number, of, event_ids, directive_ids }
+    }
+
+    /// Of this part, what is about these events.
+    #[must_use]
+    pub fn about(&self, group: &Group, events: &BTreeSet<EventId>) -> Self {
+        Self::new(group, self.number, self.of, &self.event_ids & events)
     }
 }
 
@@ -39,11 +43,7 @@ pub fn parts(group: &Group, plan: &Plan) -> Vec<Part> {
     let size = plan.split_after.map_or(usize::MAX, std::num::NonZeroUsize::get);
     let of = plan.number_of_parts(events.len());
     let part = |(index, events): (usize, &[EventId])| {
-        let event_ids: BTreeSet<EventId> = events.iter().copied().collect();
-        let pairs = group.directive_ids.iter().zip(&group.event_ids);
-        let own = pairs.filter(|(_, event)| event_ids.contains(event));
-        let directive_ids = own.map(|(directive, _)| *directive).collect();
-        Part { number: index + 1, of, event_ids, directive_ids }
+        Part::new(group, index + 1, of, events.iter().copied().collect())
     };
     events.chunks(size).enumerate().map(part).collect()
 }

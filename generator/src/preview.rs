@@ -23,10 +23,9 @@ use crate::tools::{Tools, claims};
 
 /// Shows the mails, and tells in the log what becomes of each group.
 pub fn preview(config: &Config, args: &PreviewArgs) -> Result<(), Failure> {
-    let mut sink = Shown { maildir: None };
-    if let Some(folder) = &args.maildir {
-        sink.maildir = Some(fresh_maildir(folder, &config.outbox.path)?);
-    }
+    let maildir = args.maildir.as_ref();
+    let maildir = maildir.map(|folder| fresh_maildir(folder, &config.outbox.path)).transpose()?;
+    let mut sink = Shown { maildir };
     let mut tools = if args.plain {
         Tools { openpgp: OpenPgp::off(), ..Tools::without_key(config)? }
     } else {

@@ -2,13 +2,11 @@
 //! found before there is such a group.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use outbox_config::database::connect;
 use outbox_config::program::Findings;
 use outbox_config::{Config, Failure};
 
-use super::template_names;
+use super::{open_database, template_names};
 use crate::column::Field;
 use crate::facts::Facts;
 use crate::formats::{Definitions, Kind, RESERVED, TemplateChoice};
@@ -45,8 +43,7 @@ struct Database {
 
 impl Database {
     fn read(config: &Config) -> anyhow::Result<Self> {
-        let settings = &config.database()?.event;
-        let mut client = connect(settings, "outbox-generator", Duration::from_secs(30))?;
+        let mut client = open_database(config)?;
         let columns = EventColumns::read(&mut client)?;
         Ok(Self { columns, named: Named::read(&mut client)? })
     }

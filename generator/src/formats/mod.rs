@@ -78,10 +78,9 @@ pub use plan::{
     Compress, Compression, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text,
     TicketOf,
 };
-pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
-
 pub use read::RESERVED;
 pub use review::Kind;
+pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
 
 use crate::column::Field;
 use rules::File;
