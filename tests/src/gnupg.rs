@@ -115,9 +115,7 @@ impl Gnupg {
     /// Puts the public key into another person's home, which trusts it.
     pub fn give_public_key(&self, home: &Path) {
         let reader = Self::new(home, self.fingerprint.clone());
-        let file = home.join("public-key");
-        fs::write(&file, self.run(&["--armor", "--export"])).expect("failed to write the key");
-        reader.run(&["--import", &file.display().to_string()]);
+        self.give("--export", &reader);
         let trust = home.join("owner-trust");
         fs::write(&trust, format!("{}:6:\n", self.fingerprint)).expect("failed to write the trust");
         reader.run(&["--import-ownertrust", &trust.display().to_string()]);
@@ -125,16 +123,17 @@ impl Gnupg {
 
     /// Puts the private keys into another person's home, as the public one.
     pub fn give_private_keys(&self, home: &Path) {
-        let reader = Self::new(home, self.fingerprint.clone());
-        let file = home.join("private-keys");
-        fs::write(&file, self.run(&["--armor", "--export-secret-keys"])).expect("it is ours");
-        reader.run(&["--import", &file.display().to_string()]);
+        self.give("--export-secret-keys", &Self::new(home, self.fingerprint.clone()));
     }
 
     /// Puts the public keys into another home.
     pub fn give_public_keys(&self, other: &Self) {
-        let file = other.home.join("public-keys");
-        fs::write(&file, self.run(&["--armor", "--export"])).expect("failed to write the keys");
+        self.give("--export", other);
+    }
+
+    fn give(&self, export: &str, other: &Self) {
+        let file = other.home.join("keys");
+        fs::write(&file, self.run(&["--armor", export])).expect("failed to write the keys");
         other.run(&["--import", &file.display().to_string()]);
     }
 
