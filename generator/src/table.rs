@@ -8,13 +8,15 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::column::{Column, Field};
 use crate::event::{Cell, Event, Value};
 use crate::group::EventId;
 
 /// What a format can ask for beside Mailgen's bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct TableOptions {
     /// Puts a `'` before text that a spreadsheet would run as a formula
     /// (certtools/intelmq#1652). Off by default, since it changes what recipients parse.

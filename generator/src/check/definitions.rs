@@ -9,7 +9,7 @@ use outbox_config::{Config, Failure};
 use super::{open_database, template_names};
 use crate::column::Field;
 use crate::facts::Facts;
-use crate::formats::{Definitions, Kind, RESERVED, TemplateChoice};
+use crate::formats::{Definitions, MailKind, RESERVED, TemplateChoice};
 use crate::store::{EventColumns, Named};
 use crate::template::{Placeholder, Template};
 use crate::tools;
@@ -60,7 +60,7 @@ fn listed(names: &[&str]) -> String {
 
 /// A format shows only what the table `events` has.
 fn look_at_columns(
-    kinds: &[Kind<'_>],
+    kinds: &[MailKind<'_>],
     columns: &EventColumns,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
@@ -122,7 +122,7 @@ impl Names<'_> {
 /// A substitution's text is filled where a template names it, with what it may name.
 fn look_at_substitutions(names: &Names<'_>, findings: &mut Findings) -> Result<(), Failure> {
     for (name, text) in names.definitions.substitutions() {
-        let place = format!("{}:{}", text.file, text.line);
+        let place = text.place();
         let template = match Template::from_parts(&place, "", &text.text) {
             Ok(template) => template,
             Err(error) => {
@@ -145,7 +145,7 @@ fn look_at_substitutions(names: &Names<'_>, findings: &mut Findings) -> Result<(
 
 fn look_at_templates(
     config: &Config,
-    kinds: &[Kind<'_>],
+    kinds: &[MailKind<'_>],
     names: &Names<'_>,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
@@ -154,9 +154,10 @@ fn look_at_templates(
     let mut unnamed = Vec::new();
     for name in &files {
         let Ok(template) = templates.get(&TemplateChoice::Named(name.clone())) else { continue };
-        let users: Vec<&Kind<'_>> = kinds.iter().filter(|kind| kind.uses_template(name)).collect();
+        let users: Vec<&MailKind<'_>> =
+            kinds.iter().filter(|kind| kind.uses_template(name)).collect();
         let others = kinds.iter().filter(|kind| kind.template.is_none());
-        let others: Vec<&Kind<'_>> = others.filter(|kind| kind.is_for_template(name)).collect();
+        let others: Vec<&MailKind<'_>> = others.filter(|kind| kind.is_for_template(name)).collect();
         look_at_placeholders(name, &template, (&users, &others), names, findings)?;
         let by_directive =
             names.database.is_some_and(|database| database.named.templates.contains(name));
@@ -168,7 +169,7 @@ fn look_at_templates(
         if let Some(choice @ TemplateChoice::Inline { subject, .. }) = kind.template
             && let Ok(template) = templates.get(choice)
         {
-            let name = format!("{}:{}", subject.file, subject.line);
+            let name = subject.place();
             look_at_placeholders(&name, &template, (&[kind], &[]), names, findings)?;
         }
     }
@@ -189,7 +190,7 @@ fn look_at_templates(
 fn look_at_placeholders(
     name: &str,
     template: &Template,
-    (users, others): (&[&Kind<'_>], &[&Kind<'_>]),
+    (users, others): (&[&MailKind<'_>], &[&MailKind<'_>]),
     names: &Names<'_>,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
@@ -199,8 +200,8 @@ fn look_at_placeholders(
         if given == Given::Yes || told.contains(&wanted.as_str()) {
             continue;
         }
-        let lacks = |kind: &&&Kind<'_>| !kind.substitutions.contains(wanted.as_str());
-        let mut lacking: Vec<&&Kind<'_>> = users.iter().filter(lacks).collect();
+        let lacks = |kind: &&&MailKind<'_>| !kind.substitutions.contains(wanted.as_str());
+        let mut lacking: Vec<&&MailKind<'_>> = users.iter().filter(lacks).collect();
         if users.is_empty() && others.iter().all(|kind| lacks(&kind)) {
             lacking.extend(others);
         }

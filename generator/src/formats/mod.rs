@@ -60,9 +60,9 @@ mod error;
 mod plan;
 mod postpone;
 mod read;
-mod review;
 mod rules;
 mod script;
+mod survey;
 mod toml_table;
 
 #[cfg(test)]
@@ -79,8 +79,8 @@ pub use plan::{
     TicketOf,
 };
 pub use read::RESERVED;
-pub use review::Kind;
 pub use script::{Answer, Ask, AskError, NoScripts, ScriptFile, ScriptKind};
+pub use survey::MailKind;
 
 use crate::column::Field;
 use rules::File;

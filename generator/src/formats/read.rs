@@ -340,10 +340,7 @@ impl Reader<'_> {
             observation_younger_than: self
                 .optional(&mut table, "observation_younger_than", Self::duration)
                 .flatten(),
-            within_notification_interval: table
-                .get("within_notification_interval")
-                .and_then(|value| value.boolean(&mut self.problems))
-                .unwrap_or(false),
+            within_notification_interval: self.flag(&mut table, "within_notification_interval"),
         };
         table.deny_unknown(&mut self.problems);
         postpone
@@ -440,13 +437,9 @@ impl Reader<'_> {
         let Some(mut table) = value.table("`csv`", &mut self.problems) else {
             return TableOptions::default();
         };
-        let mut option = |table: &mut Table, key| {
-            let value = table.get(key).and_then(|value| value.boolean(&mut self.problems));
-            value.unwrap_or(false)
-        };
         let options = TableOptions {
-            guard_formulas: option(&mut table, "guard_formulas"),
-            bom: option(&mut table, "bom"),
+            guard_formulas: self.flag(&mut table, "guard_formulas"),
+            bom: self.flag(&mut table, "bom"),
         };
         table.deny_unknown(&mut self.problems);
         options
@@ -491,6 +484,10 @@ impl Reader<'_> {
             value.report(&mut self.problems, format!("{wrong} {name:?}{}", hint(name, &names)));
         }
         meanings.into_iter().nth(found?)
+    }
+
+    fn flag(&mut self, table: &mut Table, key: &'static str) -> bool {
+        table.get(key).and_then(|value| value.boolean(&mut self.problems)).unwrap_or(false)
     }
 
     fn number(&mut self, value: Value) -> Option<NonZeroUsize> {

@@ -12,7 +12,6 @@ use crate::address::Address;
 use crate::column::{Column, Field};
 use crate::formats::{Compress, Compression, Data, MailPlan, TemplateChoice, Text, TicketOf};
 use crate::group::{EventId, Group, ids};
-use crate::table::TableOptions;
 
 /// What an answer is held against.
 pub(super) struct Question<'a> {
@@ -60,7 +59,7 @@ impl Question<'_> {
             data,
             report: None,
             encrypt: said.encrypt,
-            csv: TableOptions { guard_formulas: said.csv.guard_formulas, bom: said.csv.bom },
+            csv: said.csv,
             compress: said.attachment.map(|said| compress(&said)).transpose()?,
             substitutions: self.texts(said.substitutions)?,
             template: self.template(said.template, said.subject, said.body)?,

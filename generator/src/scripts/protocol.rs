@@ -11,6 +11,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize, Serializer};
 
 use crate::event::{Event, Value};
 use crate::group::Group;
+use crate::table::TableOptions;
 
 /// What a script is asked.
 #[derive(Serialize)]
@@ -147,7 +148,7 @@ pub(super) struct Notification {
     pub(super) columns: Vec<Column>,
     pub(super) data: Option<String>,
     #[serde(default)]
-    pub(super) csv: Csv,
+    pub(super) csv: TableOptions,
     pub(super) attachment: Option<Attachment>,
     pub(super) encrypt: Option<Encrypt>,
     pub(super) template: Option<String>,
@@ -164,14 +165,6 @@ pub(super) struct Notification {
 
 fn yes() -> bool {
     true
-}
-
-/// How the table is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, DeriveDeserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Csv {
-    pub(super) guard_formulas: bool,
-    pub(super) bom: bool,
 }
 
 /// How an attached table is compressed.
@@ -325,7 +318,7 @@ mod tests {
                     },
                 ],
                 data: Some("attachment".into()),
-                csv: Csv { guard_formulas: false, bom: true },
+                csv: TableOptions { guard_formulas: false, bom: true },
                 attachment: Some(Attachment { compress: "zip".into(), above: None }),
                 encrypt: Some(Encrypt::IfKey),
                 template: None,

@@ -11,6 +11,9 @@ use tracing::Level;
 
 use crate::{ConfigError, Rate, Secret, duration, size};
 
+/// A key whose value can't be, and why.
+type Wrong = (&'static str, &'static str);
+
 /// The whole configuration. A section that a program needs and does not find is an error of the
 /// function that asks for it, since the other program may not need it.
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +105,27 @@ pub struct OpenPgpSettings {
     /// Whether mails carry the key that signs them (Autocrypt).
     #[serde(default)]
     pub autocrypt: bool,
+}
+
+impl OpenPgpSettings {
+    fn check(&self) -> Result<(), Wrong> {
+        if self.autocrypt && !self.always_sign {
+            return Err((
+                "openpgp.autocrypt",
+                "needs openpgp.always_sign: it is the key that signs which mails carry",
+            ));
+        }
+        for (key, list) in self.encrypt_for.lists() {
+            if !list.iter().all(|text| can_be_an_address(text)) {
+                return Err((
+                    key,
+                    "must list addresses, with * as a wildcard: \"*@ministry.example\"; other texts \
+                     would fit no recipient",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether a mail is encrypted. The last is the strictest.
@@ -432,6 +456,22 @@ pub struct ShardSettings {
 impl ShardSettings {
     /// More hosts are none; the limit keeps a slip of the pen from leaving groups to nobody.
     const MOST: u32 = 1024;
+
+    fn check(self) -> Result<(), Wrong> {
+        if !(1..=Self::MOST).contains(&self.count) {
+            return Err((
+                "shard.count",
+                "must be a number from 1 to 1024: how many hosts there are",
+            ));
+        }
+        if self.index >= self.count {
+            return Err((
+                "shard.index",
+                "must be less than shard.count: with a count of 4, the hosts are 0, 1, 2 and 3",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for ShardSettings {
@@ -557,8 +597,8 @@ fn relays<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<SmtpSettings>
 }
 
 impl Config {
-    /// What can be wrong with values that have the right types: the key, and why.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+    /// What can be wrong with values that have the right types.
+    pub(crate) fn check(&self) -> Result<(), Wrong> {
         let wrong = |key, reason| Err((key, reason));
         if !self.outbox.path.is_absolute() {
             return wrong("outbox.path", "must be an absolute path: both programs must find it");
@@ -576,18 +616,7 @@ impl Config {
         if delivery.unmarked_limit == 0 {
             return wrong("delivery.unmarked_limit", "must be at least 1");
         }
-        if !(1..=ShardSettings::MOST).contains(&self.shard.count) {
-            return wrong(
-                "shard.count",
-                "must be a number from 1 to 1024: how many hosts there are",
-            );
-        }
-        if self.shard.index >= self.shard.count {
-            return wrong(
-                "shard.index",
-                "must be less than shard.count: with a count of 4, the hosts are 0, 1, 2 and 3",
-            );
-        }
+        self.shard.check()?;
         if self.review.only_recipients.as_ref().is_some_and(Vec::is_empty) {
             return wrong("review.only_recipients", "is empty, so that no mail could be written");
         }
@@ -600,24 +629,8 @@ impl Config {
                  password",
             );
         }
-        if let Some(openpgp) = &self.openpgp
-            && openpgp.autocrypt
-            && !openpgp.always_sign
-        {
-            return wrong(
-                "openpgp.autocrypt",
-                "needs openpgp.always_sign: it is the key that signs which mails carry",
-            );
-        }
-        let lists = self.openpgp.as_ref().map(|openpgp| openpgp.encrypt_for.lists());
-        for (key, list) in lists.into_iter().flatten() {
-            if !list.iter().all(|text| can_be_an_address(text)) {
-                return wrong(
-                    key,
-                    "must list addresses, with * as a wildcard: \"*@ministry.example\"; other texts \
-                     would fit no recipient",
-                );
-            }
+        if let Some(openpgp) = &self.openpgp {
+            openpgp.check()?;
         }
         let in_clear = |smtp: &SmtpSettings| {
             smtp.username.is_some() && smtp.tls() == SmtpTls::None && !smtp.is_loopback()

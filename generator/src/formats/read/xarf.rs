@@ -237,10 +237,6 @@ impl Reader<'_> {
             required,
         })
     }
-
-    fn flag(&mut self, table: &mut Table, key: &'static str) -> bool {
-        table.get(key).and_then(|value| value.boolean(&mut self.problems)).unwrap_or(false)
-    }
 }
 
 /// Whether a field of a report can have this name.

@@ -12,7 +12,7 @@ use crate::column::Field;
 use crate::pattern::Patterns;
 
 /// A kind of mail that the definitions can make: that of a format, or a copy.
-pub struct Kind<'d> {
+pub struct MailKind<'d> {
     /// Which rule makes it, for a person.
     pub name: String,
     /// What it shows of events, but for a copy that shows what its mail does.
@@ -25,7 +25,7 @@ pub struct Kind<'d> {
     condition: &'d Condition,
 }
 
-impl Kind<'_> {
+impl MailKind<'_> {
     /// Whether directives that name this template can become such a mail.
     pub fn is_for_template(&self, name: &str) -> bool {
         let matches = |criteria: &Criteria| {
@@ -53,7 +53,7 @@ impl Kind<'_> {
 
 impl Definitions {
     /// The kinds of mails that there can be. A copy in all like its mail is none.
-    pub fn kinds(&self) -> Vec<Kind<'_>> {
+    pub fn kinds(&self) -> Vec<MailKind<'_>> {
         let mut kinds = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
             let (before, behind) = (&self.files[..=index], &self.files[index..]);
@@ -64,11 +64,11 @@ impl Definitions {
     }
 
     /// The copies are of mails that formats of its file and the ones `behind` make.
-    fn copy_kind<'d>(&'d self, file: &File, copy: &'d Copy, behind: &'d [File]) -> Kind<'d> {
+    fn copy_kind<'d>(&'d self, file: &File, copy: &'d Copy, behind: &'d [File]) -> MailKind<'d> {
         let formats = behind.iter().flat_map(|file| &file.formats);
         let own = formats.map(|format| &format.substitutions).chain([&copy.substitutions]);
         let to: Vec<&str> = copy.envelope_to.iter().map(Address::as_str).collect();
-        Kind {
+        MailKind {
             name: format!("the copy to {} ({})", to.join(", "), file.name),
             fields: copy.columns.iter().flatten().map(|column| &column.field).collect(),
             template: copy.template.as_ref(),
@@ -120,13 +120,13 @@ impl Definitions {
     }
 }
 
-fn format_kind<'d>(file: &File, format: &'d Format, before: &'d [File]) -> Kind<'d> {
+fn format_kind<'d>(file: &File, format: &'d Format, before: &'d [File]) -> MailKind<'d> {
     let data: Vec<Data> = format.data.all().into_iter().map(Data::place).collect();
     let columns = format.columns.iter().map(|column| &column.field);
     let reported = format.report.iter().flat_map(|mapping| mapping.fields());
     let texts =
         names(before, &data, format.split_after.is_some()).chain(format.substitutions.keys());
-    Kind {
+    MailKind {
         name: format!("format {:?} ({})", format.name, file.name),
         fields: columns.chain(reported).collect(),
         template: format.template.as_ref(),
