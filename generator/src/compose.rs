@@ -49,7 +49,7 @@ impl Summary {
         match self.errors {
             0 => Ok(()),
             errors => Err(Failure::Failed(anyhow!(
-                "{errors} groups failed and stay pending: see the lines above"
+                "groups that failed and stay pending: {errors}, see the lines above"
             ))),
         }
     }

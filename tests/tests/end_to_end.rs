@@ -16,7 +16,7 @@ use outbox_tests::postfix::Postfix;
 use outbox_tests::postgres_cluster::GENERATOR_ROLE;
 use outbox_tests::programs::{Running, wait_until};
 use outbox_tests::random::Random;
-use outbox_tests::scripted_relay::{Received, ScriptedRelay};
+use outbox_tests::scripted_relay::{Act, At, Received, ScriptedRelay};
 use outbox_tests::site::{Program, Site};
 use outbox_tests::{Cluster, mail, programs, watchdog};
 use serde_json::{Value, json};
@@ -443,6 +443,30 @@ fn a_copy_goes_to_colleagues_with_the_same_ticket_and_marks_nothing() {
     }
     site.deliverer(&["run", "--once"]).expect(0);
     assert_eq!((site.pending(), site.sent_tickets().len(), relay.received().len()), (0, 2, 3));
+}
+
+#[test]
+fn a_copy_that_is_refused_is_held_and_its_mail_is_sent_all_the_same() {
+    let relay = ScriptedRelay::start();
+    let copies = "[[copy]]\nenvelope_to = \"gone@cert.example\"\n\
+                  [[copy]]\nenvelope_to = \"slow@cert.example\"\ndata = \"attachment\"\n";
+    let site = Site::new(programs!())
+        .relay(relay.port())
+        .template("formats/01-copies.toml", copies)
+        .build();
+    site.insert([&Directive::to("abuse@isp.example").event()]);
+    site.generator(&["run", "--all"]).expect(0);
+    relay.always(At::Rcpt, "gone@", Act::Say("550 5.1.1 gone"));
+    relay.always(At::Rcpt, "slow@", Act::Say("450 4.2.0 later"));
+    site.deliverer(&["run", "--once"]).expect(1);
+    assert_eq!((site.pending(), site.sent_tickets().len()), (0, 1));
+    let states: Vec<_> = site.records().iter().map(|record| record["state"].clone()).collect();
+    assert!(states.contains(&json!("rejected")) && states.contains(&json!("deferred")));
+    assert_eq!((site.listed("sent/cur").len(), site.sidecars().len()), (1, 2));
+
+    // Whatever becomes of the copies later, the mail stays sent.
+    site.deliverer(&["withdraw", "--all", "--regenerate"]).expect(0);
+    assert_eq!((site.pending(), site.sent_tickets().len(), site.sidecars().len()), (0, 1, 0));
 }
 
 #[test]
