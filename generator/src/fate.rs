@@ -1,4 +1,4 @@
-//! What becomes of a group now: for `run`, which does it, and `pending`, which tells.
+//! What becomes of a group now: for who makes its mails, and for who only tells.
 
 use jiff::Timestamp;
 use outbox_config::Failure;

@@ -2,8 +2,8 @@
 //!
 //! A bare mail is text, or text and an attachment in `multipart/mixed`, or text and a report (see
 //! [`crate::xarf`]). What protects it is put around that by `protected`. All of it is 7-bit with
-//! CRLF, and no line is longer than 998 octets
-//! (RFC 5322, 2.1.1), but that an address can bring non-ASCII characters to the head (RFC 6532).
+//! CRLF, and no line is longer than 998 octets (RFC 5322, 2.1.1), but that an address can bring
+//! non-ASCII characters to the head (RFC 6532).
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};

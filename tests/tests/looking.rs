@@ -204,13 +204,14 @@ fn a_plain_preview_shows_what_would_be_encrypted() {
 #[test]
 fn what_a_preview_prints_can_not_act_on_a_terminal() {
     let site = Site::new(programs!()).unsigned().build();
-    let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\u{0}";
-    let hostile = hostile.replace('\u{0}', "");
-    let mut event: Value =
-        Directive::to("a@isp.example").aggregate("cidr", hostile.as_str()).event();
-    event["destination.fqdn"] = json!(hostile);
-    site.insert(&[event]);
-    let run = site.generator(&["preview"]);
+    let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r";
+    let in_address = Directive::to(&format!("a{hostile}@isp.example")).event();
+    let mut in_table: Value = Directive::to("b@isp.example").event();
+    in_table["destination.fqdn"] = json!(hostile);
+    site.insert(&[in_address, in_table]);
+    let run = site.generator(&["preview"]).expect(1);
+    run.line("ERROR", &["no mail for a\\u{1b}]0;x"]);
+    assert!(run.stdout.contains("=1B]0;x=07"), "{run}");
     let acts = |c: char| c != '\n' && c != '\t' && (c.is_control() || c == '\u{202e}');
     assert!(!run.stdout.contains(acts) && !run.stderr.contains(acts), "{run:?}");
 }

@@ -36,10 +36,11 @@
 //! (without a title: that of `[titles]`, or else the field's own name, without `extra.`); `data`:
 //! `"inline"` (default) or `"attachment"`, `"xarf-0.2"` or `"xarf-4"` with a table `xarf`, or by the
 //! group's `event_data_format`: `{ attachment = "*_attachment", inline = "*" }`, where the first that
-//! matches counts and a group that none matches is not for the format; `postpone`; `split_after`, a number of events;
-//! `attachment = { compress = "zip", above = "256 KiB" }` (or `"gzip"`; without `above` always);
-//! `csv = { guard_formulas = true, bom = true }`; `substitutions`; and `template`, or `subject` and
-//! `body`, or neither for the template that the directive names.
+//! matches counts and a group that none matches is not for the format; `postpone`; `split_after`, a
+//! number of events; `attachment = { compress = "zip", above = "256 KiB" }` (or `"gzip"`; without
+//! `above` always); `csv = { guard_formulas = true, bom = true }`; `encrypt`, as in the
+//! configuration; `substitutions`; and `template`, or `subject` and `body`, or neither for the
+//! template that the directive names.
 //!
 //! `postpone` has `newest_directive_younger_than`, `observation_younger_than` (both `"90s"`,
 //! `"15m"`, `"2h"`, `"1d"`) and `within_notification_interval = true`: a group for which one holds
