@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use outbox::GroupKey;
 
 use super::error::DecideError;
-use super::plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, TicketOf};
+use super::plan::{Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Texts, TicketOf};
 use super::postpone::Wait;
-use super::rules::{Copy, File, Format, Texts};
+use super::rules::{Copy, File, Format};
 use super::script::{Answer, Ask, AskError, ScriptFile};
 use super::{Definitions, Step};
 use crate::group::Group;

@@ -76,7 +76,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{DecideError, LoadError, Problem};
 pub use plan::{
-    Compress, Compression, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text,
+    Compress, Compression, Data, Decision, FormatName, MailPlan, Plan, TemplateChoice, Text, Texts,
     TicketOf,
 };
 pub use read::RESERVED;

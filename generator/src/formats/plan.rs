@@ -87,7 +87,7 @@ pub struct MailPlan {
     /// identifier and the mail's facts have values and nothing else has. Expand one only when the
     /// mail's template names it, so that a text for some groups does no harm to others, and never
     /// expand the result again.
-    pub substitutions: BTreeMap<String, Text>,
+    pub substitutions: Texts,
     /// Subject and body.
     pub template: TemplateChoice,
     /// Whom it goes to, never empty, where that is not the group's recipients. The header names those
@@ -189,6 +189,9 @@ pub enum TemplateChoice {
         body: Text,
     },
 }
+
+/// Texts for a template, by the name it uses.
+pub type Texts = BTreeMap<String, Text>;
 
 /// A text of a definition that may hold `${placeholders}`, and where it stands for an error to name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use toml::de::DeTable;
 
 use super::condition::{Condition, Criteria};
 use super::error::Problem;
-use super::plan::{Compress, Compression, Data, TemplateChoice, Text};
+use super::plan::{Compress, Compression, Data, TemplateChoice, Text, Texts};
 use super::postpone::Postpone;
-use super::rules::{ConditionalTexts, Copy, DataRule, File, Format, Texts};
+use super::rules::{ConditionalTexts, Copy, DataRule, File, Format};
 use super::toml_table::{Problems, Table, Value, hint};
 use crate::address::Address;
 use crate::column::{Column, Field};

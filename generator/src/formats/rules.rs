@@ -7,16 +7,13 @@ use std::rc::Rc;
 use outbox_config::Encrypt;
 
 use super::condition::Condition;
-use super::plan::{Compress, Data, TemplateChoice, Text};
+use super::plan::{Compress, Data, TemplateChoice, Texts};
 use super::postpone::Postpone;
 use crate::address::Address;
 use crate::column::Column;
 use crate::pattern::Patterns;
 use crate::table::TableOptions;
 use crate::xarf::Mapping;
-
-/// Texts for a template, by the name it uses.
-pub(super) type Texts = BTreeMap<String, Text>;
 
 /// One definition file.
 #[derive(Debug)]

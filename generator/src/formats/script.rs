@@ -1,12 +1,11 @@
 //! What the rules know of scripts: which files they are, and how one is asked.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::plan::{MailPlan, Text};
+use super::plan::{MailPlan, Texts};
 use crate::group::Group;
 
 /// A script in the folder of definitions.
@@ -53,7 +52,7 @@ impl ScriptFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It is not the script's. These texts are for later rules.
-    Pass(BTreeMap<String, Text>),
+    Pass(Texts),
     /// It has to wait.
     Postponed,
     /// These mails, never none; of substitutions, they have what the script itself gave them.
@@ -77,7 +76,7 @@ pub trait Ask {
         script: &ScriptFile,
         group: &Group,
         now: Timestamp,
-        given: &BTreeMap<String, Text>,
+        given: &Texts,
     ) -> Result<Answer, AskError>;
 }
 
@@ -91,7 +90,7 @@ impl Ask for NoScripts {
         _: &ScriptFile,
         _: &Group,
         _: Timestamp,
-        _: &BTreeMap<String, Text>,
+        _: &Texts,
     ) -> Result<Answer, AskError> {
         Err(AskError::Script("scripts are not run here".to_owned()))
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::Definitions;
 use super::condition::{Condition, Criteria};
-use super::plan::{Data, TemplateChoice};
-use super::rules::{Copy, DataRule, File, Format, Texts};
+use super::plan::{Data, TemplateChoice, Texts};
+use super::rules::{Copy, DataRule, File, Format};
 use crate::address::Address;
 use crate::column::Field;
 use crate::pattern::Patterns;

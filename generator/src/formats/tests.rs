@@ -159,7 +159,7 @@ impl Ask for Asked {
         script: &ScriptFile,
         _: &Group,
         _: Timestamp,
-        _: &BTreeMap<String, Text>,
+        _: &Texts,
     ) -> Result<Answer, AskError> {
         self.0.push(script.name.clone());
         Ok(Answer::Pass(BTreeMap::new()))

@@ -10,7 +10,9 @@ use tracing::{debug, warn};
 use super::protocol::{Attachment, Column as SaidColumn, Notification};
 use crate::address::Address;
 use crate::column::{Column, Field};
-use crate::formats::{Compress, Compression, Data, MailPlan, TemplateChoice, Text, TicketOf};
+use crate::formats::{
+    Compress, Compression, Data, MailPlan, TemplateChoice, Text, Texts, TicketOf,
+};
 use crate::group::{EventId, Group, ids};
 
 /// What an answer is held against.
@@ -20,7 +22,7 @@ pub(super) struct Question<'a> {
     /// What it was asked about.
     pub(super) group: &'a Group,
     /// The texts that it was given.
-    pub(super) given: &'a BTreeMap<String, Text>,
+    pub(super) given: &'a Texts,
     /// The tickets that scripts drew for the group.
     pub(super) tickets: &'a [Ticket],
 }
@@ -71,11 +73,8 @@ impl Question<'_> {
     }
 
     /// Texts of the script. One that it was given and gives back stays what it was.
-    pub(super) fn texts(
-        &self,
-        said: BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, Text>, String> {
-        let mut texts = BTreeMap::new();
+    pub(super) fn texts(&self, said: BTreeMap<String, String>) -> Result<Texts, String> {
+        let mut texts = Texts::new();
         for (name, text) in said {
             if let "ticket_number" | "events_as_csv" = name.as_str() {
                 return Err(format!("substitutions.{name}: it has its value from the mail"));

@@ -14,7 +14,7 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ use tracing::{debug, error, info, warn};
 pub use host::{DatabaseHost, Host};
 
 use crate::formats::{
-    Answer, Ask, AskError, Definitions, LoadError, Problem, ScriptFile, ScriptKind, Text,
+    Answer, Ask, AskError, Definitions, LoadError, Problem, ScriptFile, ScriptKind, Texts,
 };
 use crate::group::Group;
 use answer::Question;
@@ -204,7 +204,7 @@ impl Ask for Asking<'_> {
         script: &ScriptFile,
         group: &Group,
         now: Timestamp,
-        given: &BTreeMap<String, Text>,
+        given: &Texts,
     ) -> Result<Answer, AskError> {
         if let Some(Strikes { last, .. }) =
             self.scripts.strikes.get(&script.name).filter(|strikes| strikes.count >= STRIKES)
@@ -250,7 +250,7 @@ impl Asking<'_> {
         script: &ScriptFile,
         group: &Group,
         now: Timestamp,
-        given: &BTreeMap<String, Text>,
+        given: &Texts,
     ) -> Result<Answer, Failed> {
         let in_runner = script.kind == ScriptKind::Python;
         let (process, started) = self.scripts.process(script)?;
@@ -285,7 +285,7 @@ impl Asking<'_> {
         }
         let question = Question { script: &script.name, group, given, tickets: &self.tickets };
         match message {
-            None => Ok(Answer::Pass(BTreeMap::new())),
+            None => Ok(Answer::Pass(Texts::new())),
             Some(Message::Substitutions(said)) => {
                 question.texts(said).map(Answer::Pass).map_err(Failed::Answer)
             }
