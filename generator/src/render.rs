@@ -229,15 +229,13 @@ impl<'a> Occasion<'a> {
 
     /// The one event of a part that is reported.
     fn reported(&self) -> anyhow::Result<&Event> {
-        self.event(*self.part.event_ids.first().context("there is no event")?)
+        let id = self.part.event_ids.first().expect("a part is about an event at least");
+        self.event(*id)
     }
 
     fn event(&self, id: EventId) -> anyhow::Result<&Event> {
-        match self.events.get(&id) {
-            Some(Ok(event)) => Ok(event),
-            Some(Err(unreadable)) => Err(anyhow!("{unreadable}")),
-            None => Err(anyhow!("event {id} is gone")),
-        }
+        let event = self.events.get(&id).with_context(|| format!("event {id} is gone"))?;
+        event.as_ref().map_err(|unreadable| anyhow!("{unreadable}"))
     }
 
     /// The table in a compressed file, if it is large enough for the plan to want that.
