@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gpgme::{Context, EncryptFlags, Key};
 
 use super::gnupg::{broken, context, fingerprint, key_name};
-use super::keyring::{Keyring, NoKey, trouble};
+use super::keyring::{Keyring, NoKey, meant, trouble};
 use super::signer::{GpgSigner, SignError, sign_error};
 use super::{KeyError, in_home};
 use crate::address::Address;
@@ -104,7 +104,7 @@ impl EncryptError {
 /// The one key that `name` means, for encryption alone.
 fn one_key(context: &mut Context, home: Option<&Path>, name: &str) -> Result<Key, KeyError> {
     let keys = context.find_keys([name]).and_then(Iterator::collect);
-    let mut keys: Vec<Key> = keys.map_err(broken(home))?;
+    let mut keys: Vec<Key> = meant(name, keys.map_err(broken(home))?);
     if keys.len() > 1 {
         let fingerprints = keys.iter().map(fingerprint).collect();
         return Err(KeyError::Ambiguous { key: name.to_owned(), fingerprints });
