@@ -57,14 +57,14 @@ class Host:
         """Has a line logged. One of a thread that goes on by itself is just printed."""
         with self._lock:
             if self._asked:
-                self.say({"log": {"level": level, "text": text}})
+                self.say({"log": {"level": level, "text": without_surrogates(text)}})
             else:
                 print(text, file=sys.stderr)
 
     def say(self, value):
-        """Says a line."""
-        # Surrogates, which UTF-8 has no form for, stay escaped as all but ASCII does.
-        line = json.dumps(value, allow_nan=False).encode("ascii")
+        """Says a line. A ValueError if there is half of a surrogate pair in it, as Python has for a
+        byte that is no UTF-8, and for what is escaped so in JSON: nobody else takes it for text."""
+        line = json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
         with self._lock:
             self._out.write(line + b"\n")
             self._out.flush()
@@ -80,6 +80,11 @@ class Host:
         if "error" in answer:
             raise NotificationError(answer["error"])
         return answer
+
+
+def without_surrogates(text):
+    """The text with halves of surrogate pairs as they are written in Python."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class LogHandler(logging.Handler):
@@ -211,7 +216,8 @@ class Runner:
         if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug("%s", "".join(traceback.format_exception(
                 type(error), error, error.__traceback__))[-8000:])
-        return told if line is None else "line %d: %s" % (line, told)
+        told = told if line is None else "line %d: %s" % (line, told)
+        return without_surrogates(told)
 
 
 def provide(modules):

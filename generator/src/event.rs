@@ -66,7 +66,8 @@ impl Event {
 pub enum Value {
     /// SQL's NULL.
     Null,
-    /// Any string, an enum's label, and `infinity` or `-infinity` in a column of times.
+    /// Any string, an enum's label, and in a column of times `infinity`, `-infinity` or a time behind
+    /// the year 9999.
     Text(String),
     /// An integer of any width.
     Integer(i64),
@@ -121,7 +122,7 @@ impl<'a> FromSql<'a> for Value {
             Type::INT8 => Self::Integer(i64::from_sql(base, raw)?),
             Type::FLOAT4 => Self::Real(f32::from_sql(base, raw)?),
             Type::FLOAT8 => Self::Double(f64::from_sql(base, raw)?),
-            Type::TIMESTAMPTZ => time(i64::from_sql(base, raw)?)?,
+            Type::TIMESTAMPTZ => time(i64::from_sql(base, raw)?),
             Type::INET | Type::CIDR => Self::Inet(inet(raw).ok_or("not an address")?),
             Type::JSON | Type::JSONB => Self::Json(FromSql::from_sql(base, raw)?),
             _ => Self::Text(str::from_utf8(raw)?.to_owned()),
@@ -166,15 +167,42 @@ fn base_type(column_type: &Type) -> &Type {
 }
 
 /// Reads PostgreSQL's microseconds since 2000-01-01, whose ends of the range mean infinity.
-fn time(microseconds: i64) -> Result<Value, Box<dyn Error + Sync + Send>> {
+fn time(microseconds: i64) -> Value {
     const EPOCH: i64 = 946_684_800_000_000;
-    Ok(match microseconds {
+    let known = microseconds.checked_add(EPOCH).map(Timestamp::from_microsecond);
+    match microseconds {
         i64::MAX => Value::Text("infinity".into()),
         i64::MIN => Value::Text("-infinity".into()),
-        _ => Value::Time(Timestamp::from_microsecond(
-            microseconds.checked_add(EPOCH).ok_or("a time outside of the years that are known")?,
-        )?),
-    })
+        _ => match known {
+            Some(Ok(time)) => Value::Time(time),
+            _ => Value::Text(far_time(microseconds)),
+        },
+    }
+}
+
+/// A time that [`Timestamp`] has no place for, in the form of those that it has: it ends with the year
+/// 9999, whose last day many write for "never", and PostgreSQL with 294276. It begins before
+/// PostgreSQL does.
+fn far_time(microseconds: i64) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let (days, time) = (microseconds.div_euclid(DAY), microseconds.rem_euclid(DAY));
+    // Counted from 2000-03-01: what is odd about the calendar is at the end of years, centuries and
+    // eras of 400 years then.
+    let days = days - 60;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..10 => (year, month + 3),
+        _ => (year + 1, month - 9),
+    };
+    let year = 2000 + 400 * era + year;
+    let (seconds, micros) = (time / 1_000_000, time % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction}+00:00")
 }
 
 /// Reads PostgreSQL's binary form: family (2 or 3), prefix, whether cidr, length, address.
@@ -462,13 +490,20 @@ mod tests {
     }
 
     #[test]
-    fn an_infinite_time_is_told_and_one_out_of_range_refused() {
-        let at =
-            |microseconds: i64| Value::from_sql(&Type::TIMESTAMPTZ, &microseconds.to_be_bytes());
-        assert_eq!(at(i64::MAX).unwrap(), Value::Text("infinity".into()));
-        assert_eq!(at(i64::MIN).unwrap(), Value::Text("-infinity".into()));
-        assert!(at(i64::MAX - 1).is_err());
-        assert!(at(9_000_000_000_000_000_000).is_err());
+    fn an_infinite_time_is_told_and_so_is_one_that_no_clock_will_show() {
+        for (microseconds, text) in [
+            (i64::MAX, "infinity"),
+            (i64::MIN, "-infinity"),
+            (252_455_615_999_000_000, "9999-12-31 23:59:59+00:00"),
+            (252_455_616_000_000_000, "10000-01-01 00:00:00+00:00"),
+            (252_460_713_600_000_001, "10000-02-29 00:00:00.000001+00:00"),
+            (252_460_800_000_000_000, "10000-03-01 00:00:00+00:00"),
+            // The last one in PostgreSQL.
+            (9_223_371_331_199_999_999, "294276-12-31 23:59:59.999999+00:00"),
+        ] {
+            let time = Value::from_sql(&Type::TIMESTAMPTZ, &microseconds.to_be_bytes()).unwrap();
+            assert_eq!(time, Value::Text(text.into()));
+        }
     }
 
     #[test]

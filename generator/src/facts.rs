@@ -1,13 +1,14 @@
 //! What every template can say of its mail, without anybody setting it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use crate::column::Field;
-use crate::event::{Cell, Event, Value};
-use crate::group::{EventId, Group};
+use crate::event::{Cell, Value};
+use crate::group::Group;
 use crate::part::Part;
+use crate::store::Events;
 
 /// Names and values, for one mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,9 +34,9 @@ impl Facts {
 
     /// Of a part whose `events` were loaded. Where one is missing, as all are where nothing was loaded,
     /// the facts are those of the others.
-    pub fn of(group: &Group, part: &Part, events: &HashMap<EventId, Event>) -> Self {
+    pub fn of(group: &Group, part: &Part, events: &Events) -> Self {
         let [time_source, source_asn] = Self::fields();
-        let events = || part.event_ids.iter().filter_map(|id| events.get(id));
+        let events = || part.event_ids.iter().filter_map(|id| events.get(id)?.as_ref().ok());
         let times = events().filter_map(|event| match event.field(&time_source) {
             Some(Cell::Column(Value::Time(time))) => Some(*time),
             _ => None,

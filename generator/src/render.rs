@@ -1,6 +1,6 @@
 //! From a group, its plan and its events to the mails, as bytes and as what the outbox must know.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
@@ -12,18 +12,16 @@ use crate::column::Field;
 use crate::event::Event;
 use crate::facts::Facts;
 use crate::formats::{Compress, Data, MailPlan, Plan, TicketOf};
-use crate::group::{EventId, Group, ids};
+use crate::group::{EventId, Group};
 use crate::mail::{Attachment, Letter, MessageId, With, compose};
 use crate::pack::{Packed, pack};
 use crate::part::{Part, parts};
+use crate::store::Events;
 use crate::table::{Table, TableOptions};
 use crate::template::{Filled, Template};
 use crate::tickets::{Pretended, Tickets as _};
 use crate::tools::Tools;
 use crate::xarf;
-
-/// The events that were loaded for a batch of groups.
-pub type Events = HashMap<EventId, Event>;
 
 /// The mails of one part of a group, or why there are none.
 pub struct Rendered {
@@ -169,7 +167,9 @@ impl<'a> Occasion<'a> {
         let csv = self.table(plan)?;
         let packed = self.packed(plan, &csv)?;
         let report = match &plan.report {
-            Some(mapping) => Some(xarf::report(mapping, self.event()?, &tools.reporter, ticket)?),
+            Some(mapping) => {
+                Some(xarf::report(mapping, self.reported()?, &tools.reporter, ticket)?)
+            }
             None => None,
         };
         let with = match (&report, plan.data, &packed) {
@@ -223,18 +223,20 @@ impl<'a> Occasion<'a> {
         let bom = plan.csv.bom && plan.data == Data::Attachment;
         let mut table = Table::new(&plan.columns, TableOptions { bom, ..plan.csv });
         for id in &self.part.event_ids {
-            let event = self.events.get(id).with_context(|| format!("event {id} is gone"))?;
-            table.add(event)?;
+            table.add(self.event(*id)?)?;
         }
         Ok(table.into_csv())
     }
 
     /// The one event of a part that is reported.
-    fn event(&self) -> anyhow::Result<&Event> {
-        let event = self.part.event_ids.first().and_then(|id| self.events.get(id));
-        event.with_context(|| {
-            format!("event {} is gone", ids(self.part.event_ids.iter().map(|id| id.0)))
-        })
+    fn reported(&self) -> anyhow::Result<&Event> {
+        let id = self.part.event_ids.first().expect("a part is about an event at least");
+        self.event(*id)
+    }
+
+    fn event(&self, id: EventId) -> anyhow::Result<&Event> {
+        let event = self.events.get(&id).with_context(|| format!("event {id} is gone"))?;
+        event.as_ref().map_err(|unreadable| anyhow!("{unreadable}"))
     }
 
     /// The table in a compressed file, if it is large enough for the plan to want that.

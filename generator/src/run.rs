@@ -137,6 +137,9 @@ enum Target<'o> {
     Nowhere,
 }
 
+/// How many drafts at most have their files open: most systems allow a process 1024 files.
+const OPEN: usize = 200;
+
 struct Writer<'t, 'o> {
     target: &'t mut Target<'o>,
     outbox: &'o Outbox,
@@ -161,6 +164,14 @@ impl Sink for Writer<'_, '_> {
     fn take(&mut self, mail: NewMail, bytes: &[u8]) -> Result<(), Failure> {
         if let Target::Outbox { generator, drafts } = self.target {
             drafts.push(generator.draft(mail, bytes).map_err(Failure::unavailable)?);
+            // Each has two files open, and a single group can become any number of mails.
+            if drafts.len() % OPEN == 0 {
+                let open = drafts.len() - OPEN;
+                drafts[open..]
+                    .iter_mut()
+                    .try_for_each(Draft::settle)
+                    .map_err(Failure::unavailable)?;
+            }
         }
         Ok(())
     }

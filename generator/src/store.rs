@@ -3,6 +3,7 @@
 mod shard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,7 +247,8 @@ fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
          SELECT recipient_address, template_name, notification_format, event_data_format,
                 array_to_json(aggregate_identifier)::text AS aggregate_identifier,
                 directive_ids, event_ids, inserted_at,
-                (extract(epoch FROM notification_interval) * 1000000)::bigint AS interval_us,
+                least(greatest(extract(epoch FROM notification_interval) * 1000000, -9e18), 9e18)::bigint
+                    AS interval_us,
                 CASE WHEN notification_interval > interval '0' THEN
                     (SELECT s.sent_at
                        FROM directives AS d2
@@ -283,14 +285,22 @@ fn group(row: &Row, claims: &Claims) -> Result<Group, BadGroup> {
         event_data_format: row.get("event_data_format"),
         aggregate_identifier,
     };
+    let times = row.try_get("inserted_at").and_then(|inserted_at: Timestamp| {
+        Ok((inserted_at, row.try_get::<_, Option<Timestamp>>("last_sent")?))
+    });
+    let Ok((inserted_at, last_sent)) = times else {
+        // `infinity`, or a year that no clock will show.
+        let reason =
+            "its directives' inserted_at, or the sent_at of its last mail, is out of range";
+        return Err(BadGroup { directive_ids, event_ids, reason: reason.to_owned() });
+    };
     // A mail under way is the group's last notification as much as one that was relayed.
-    let last_sent = row.get::<_, Option<Timestamp>>("last_sent");
     let last_sent = last_sent.max(claims.newest.get(&key).copied());
     Ok(Group {
         key,
         directive_ids,
         event_ids,
-        inserted_at: row.get("inserted_at"),
+        inserted_at,
         notification_interval: SignedDuration::from_micros(row.get("interval_us")),
         last_sent,
     })
@@ -369,14 +379,20 @@ impl EventColumns {
     }
 }
 
+/// Events that were asked for: each as it was loaded, or in words what in it can't be read. One that
+/// is gone is not there.
+pub type Events = HashMap<EventId, Result<Event, String>>;
+
 /// Loads events, with the columns that `fields` need. Fields whose column the table lacks are left
 /// out: check them with [`EventColumns::has`] before.
+///
+/// What is in events comes from outside. So a value that can't be read spoils its event alone.
 pub fn load_events(
     transaction: &mut Transaction<'_>,
     columns: &EventColumns,
     ids: &BTreeSet<EventId>,
     fields: &BTreeSet<&Field>,
-) -> anyhow::Result<HashMap<EventId, Event>> {
+) -> anyhow::Result<Events> {
     let names: BTreeSet<&str> = fields.iter().map(|field| field.column()).collect();
     let (names, selected): (Vec<String>, Vec<String>) =
         names.into_iter().filter_map(|name| Some((name.to_owned(), columns.select(name)?))).unzip();
@@ -388,14 +404,22 @@ pub fn load_events(
     }
     query.push_str(" FROM events WHERE id = ANY($1)");
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
-    let mut load = || -> Result<HashMap<EventId, Event>, postgres::Error> {
+    let event = |id: EventId, row: &Row| {
+        let value = |(index, name): (usize, &String)| {
+            row.try_get::<_, Value>(index + 1).map_err(|error| {
+                let why = error.source().map_or_else(|| describe(&error), ToString::to_string);
+                format!("cannot read {name} of event {id}: {why}")
+            })
+        };
+        let values = names.iter().enumerate().map(value).collect::<Result<_, String>>()?;
+        Ok(Event::new(id, Arc::clone(&names), values))
+    };
+    let mut load = || -> Result<Events, postgres::Error> {
         transaction
             .query_raw(&query, [&ids])?
             .map(|row| {
                 let id = EventId(row.try_get(0)?);
-                let values = (1..=names.len()).map(|i| row.try_get::<_, Value>(i));
-                let values = values.collect::<Result<_, postgres::Error>>()?;
-                Ok((id, Event::new(id, Arc::clone(&names), values)))
+                Ok((id, event(id, &row)))
             })
             .collect()
     };

@@ -76,7 +76,8 @@ impl<'c> Table<'c> {
         let position = match event.field(&time_source) {
             Some(Cell::Column(Value::Time(time))) => Position::At(*time),
             Some(Cell::Column(Value::Text(text))) if text == "-infinity" => Position::First,
-            Some(Cell::Column(Value::Text(text))) if text == "infinity" => Position::Last,
+            // `infinity`, or a time behind the year 9999.
+            Some(Cell::Column(Value::Text(_))) => Position::Last,
             _ => Position::Unknown,
         };
         let start = self.text.len();

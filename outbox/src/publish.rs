@@ -42,8 +42,15 @@ pub struct Generator<'a> {
 #[must_use = "a draft that is not published is removed"]
 pub struct Draft {
     sidecar: Sidecar,
-    mail: Option<(File, PathBuf)>,
-    metadata: Option<(File, PathBuf)>,
+    mail: Option<Written>,
+    metadata: Option<Written>,
+}
+
+/// A file of a draft, open until it is durable.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    file: Option<File>,
 }
 
 /// What a mail is about, for [`Generator::draft`].
@@ -166,9 +173,9 @@ impl<'a> Generator<'a> {
         };
         sidecar.validate().map_err(|reason| Error::malformed(&mail_path, reason))?;
         let mut draft = Draft { sidecar, mail: None, metadata: None };
-        draft.mail = Some((disk::create(&mail_path, bytes)?, mail_path));
+        draft.mail = Some(Written::create(mail_path, bytes)?);
         let path = self.outbox.sidecars().join(disk::temporary(&draft.sidecar.id));
-        draft.metadata = Some((disk::create(&path, &disk::to_json(&draft.sidecar))?, path));
+        draft.metadata = Some(Written::create(path, &disk::to_json(&draft.sidecar))?);
         Ok(draft)
     }
 
@@ -179,18 +186,15 @@ impl<'a> Generator<'a> {
         self.lock.check()?;
         // Stable: copies first, and otherwise the order given.
         drafts.sort_by_key(|draft| draft.sidecar.mark_sent);
-        for (file, path) in drafts.iter().flat_map(|draft| draft.mail.iter().chain(&draft.metadata))
-        {
-            disk::sync_file(file, path)?;
-        }
+        drafts.iter_mut().try_for_each(Draft::settle)?;
         disk::sync_folder(&self.outbox.maildir(Place::Tmp))?;
         let mut ids = Vec::with_capacity(drafts.len());
         for draft in &mut drafts {
             let id = draft.sidecar.id.clone();
-            if let Some((_, temporary)) = draft.metadata.take() {
+            if let Some(temporary) = draft.metadata.take() {
                 // From this rename on the mail is no draft any more, whatever fails next.
                 draft.mail = None;
-                disk::rename(&temporary, &self.outbox.sidecar_path(&id))?;
+                disk::rename(&temporary.path, &self.outbox.sidecar_path(&id))?;
             }
             ids.push(id);
         }
@@ -254,14 +258,31 @@ impl Outbox {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        for (_, path) in self.mail.take().into_iter().chain(self.metadata.take()) {
+        for written in self.mail.take().into_iter().chain(self.metadata.take()) {
             // The next start removes what can't be removed now.
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(written.path);
         }
     }
 }
 
+impl Written {
+    fn create(path: PathBuf, bytes: &[u8]) -> Result<Self> {
+        Ok(Self { file: Some(disk::create(&path, bytes)?), path })
+    }
+}
+
 impl Draft {
+    /// Makes its files durable, and closes them. [`Generator::publish`] does it for the drafts that
+    /// are not; who has many drafts does it before too many files are open.
+    pub fn settle(&mut self) -> Result<()> {
+        for written in self.mail.iter_mut().chain(&mut self.metadata) {
+            if let Some(file) = written.file.take() {
+                disk::sync_file(&file, &written.path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The sidecar as it will be written.
     pub fn sidecar(&self) -> &Sidecar {
         &self.sidecar

@@ -420,8 +420,9 @@ impl Site {
         let mut files: Vec<String> = files
             .iter()
             .map(|path| path.strip_prefix(&root).expect("it is below").display().to_string())
-            // What a deliverer says of itself is about no mail, and stays when it is killed.
-            .filter(|path| path != "delivery/.service.json")
+            // What a deliverer says of itself is about no mail, and stays when it is killed, half
+            // written too.
+            .filter(|path| !path.starts_with("delivery/.service.json"))
             .map(|path| short(&path))
             .collect();
         files.sort();

@@ -104,6 +104,30 @@ fn a_copy_is_encrypted_to_those_it_goes_to() {
     assert_eq!(status.matches("ENC_TO ").count(), 2, "not to the copy's: {status}");
 }
 
+/// GnuPG finds an address in a longer one, too.
+#[test]
+fn a_key_whose_address_only_ends_like_ours_is_not_taken_for_our_own() {
+    let mut site = Site::new(programs!())
+        .key(Gnupg::without_key)
+        .set("openpgp.always_sign", json!(false))
+        .set("openpgp.encrypt", json!("always"))
+        .set("openpgp.signing_key", json!("noreply@cert.example"))
+        .build();
+    site.gnupg().add_recipient("ISP <isp@isp.example>");
+    site.gnupg().add_recipient("Somebody <xnoreply@cert.example>");
+    site.insert([&Directive::to("isp@isp.example").event()]);
+    let missing = ["noreply@cert.example"];
+    site.generator(&["run", "--all"]).expect(78).line("ERROR", &missing);
+    site.set("openpgp.always_sign", json!(true));
+    site.generator(&["run", "--all"]).expect(78).line("ERROR", &missing);
+
+    site.set("openpgp.always_sign", json!(false));
+    site.gnupg().add_recipient("CERT <NoReply@cert.example>");
+    site.generator(&["run", "--all"]).expect(0);
+    let (_, status) = site.gnupg().decrypt(&site.mail_to("isp@isp.example"));
+    assert_eq!(status.matches("ENC_TO ").count(), 2, "the recipient and we: {status}");
+}
+
 #[test]
 fn what_is_hidden_on_the_way_is_known_to_the_outbox() {
     let site = site()

@@ -2,10 +2,12 @@
 //! where the mail is too large or its recipient is not one that mails may go to.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use outbox_tests::events::{self, Directive};
+use outbox_tests::programs::Running;
 use outbox_tests::site::{Builder, Site};
 use outbox_tests::{mail, programs};
 use serde_json::{Value, json};
@@ -75,6 +77,28 @@ fn a_large_group_goes_out_in_parts_each_with_its_own_ticket_and_directives() {
     assert!(mails.iter().any(|mail| mail.text.starts_with("2 events for abuse@isp.example")));
     site.generator(&["run", "--all"]).expect(0);
     assert_eq!(site.sidecars().len(), 8, "all is claimed");
+}
+
+#[test]
+fn a_group_can_become_more_mails_than_a_process_may_have_files_open() {
+    let definition = r#"
+        [[format]]
+        name = "own"
+        when = { notification_format = "own" }
+        columns = ["source.ip"]
+        split_after = 1
+        subject = "Ticket ${ticket_number}"
+        body = "${events_as_csv}"
+    "#;
+    let site = site_with(definition).build();
+    let event = to("abuse@isp.example").event();
+    site.insert(std::iter::repeat_n(&event, 450));
+    let script = site.folder().join("generator");
+    let text = site.generator_script().replace("exec ", "ulimit -n 500\nexec ");
+    fs::write(&script, text).unwrap();
+    let run = Running::start(Command::new("sh").arg(&script).args(["run", "--all"])).finish();
+    run.expect(0).line("INFO", &["done", "mails=450"]);
+    assert_eq!((site.listed("new").len(), site.listed("tmp").len()), (450, 0));
 }
 
 const FACTS: &str = r#"

@@ -217,6 +217,18 @@ fn what_a_preview_prints_can_not_act_on_a_terminal() {
 }
 
 #[test]
+fn json_can_not_act_on_a_terminal_either() {
+    let site = Site::new(programs!()).unsigned().build();
+    let recipient = "x\u{1b}[2J\u{9b}2J\u{7f}\u{202e}y@isp.example";
+    site.insert(&[Directive::to(recipient).event()]);
+    let run = site.generator(&["pending", "--json"]).expect(0);
+    let acts = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!run.stdout.contains(acts), "{run:?}");
+    let lines: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(lines[0]["recipient_address"], recipient);
+}
+
+#[test]
 fn the_sample_events_are_previewed_as_they_are_written() {
     let site = Site::new(programs!()).unsigned().build();
     site.insert(&events::sample());

@@ -559,6 +559,51 @@ fn a_group_that_cannot_become_a_mail_stays_pending_with_an_error_and_all_others_
     assert_eq!(site.pending(), 2 * i64::try_from(bad.len()).unwrap());
 }
 
+/// What a feed or a hand can leave in the database, and what no row of one group may do to the others.
+#[test]
+fn values_that_are_out_of_range_or_too_deep_cost_their_own_group_and_no_other() {
+    let definition = r#"
+        [[format]]
+        name = "all"
+        columns = ["time.source", "extra.banner"]
+        subject = "Ticket ${ticket_number}"
+        body = "${events_as_csv}"
+    "#;
+    let site =
+        Site::new(programs!()).unsigned().template("formats/05-all.toml", definition).build();
+    let to = |name: &str| Directive::to(&format!("{name}@isp.example")).interval(3600);
+    let mut deep = to("deep").event();
+    let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    deep["extra"]["banner"] = json!("nested");
+    let mut never = to("never").event();
+    never["time.source"] = json!("9999-12-31T23:59:59+00:00");
+    let others = ["infinite", "late", "mailed", "long", "good"].map(|name| to(name).event());
+    site.insert([&deep, &never].into_iter().chain(&others));
+    site.insert([&to("mailed").event()]);
+    site.sql(&format!(
+        "UPDATE events SET extra = replace(extra::text, '\"nested\"', '{nested}')::jsonb;
+         UPDATE directives SET inserted_at = 'infinity' WHERE recipient_address ~ 'infinite';
+         UPDATE directives SET inserted_at = '9999-12-31' WHERE recipient_address ~ 'late';
+         UPDATE directives SET notification_interval = '170000000 years'
+          WHERE recipient_address ~ 'long';
+         INSERT INTO sent (intelmq_ticket, sent_at) VALUES ('20200101-10000001', 'infinity');
+         UPDATE directives SET sent_id = (SELECT id FROM sent)
+          WHERE id = (SELECT max(id) FROM directives);"
+    ));
+    let run = site.generator(&["run", "--all"]).expect(1);
+    run.line("INFO", &["done", "mails=3", "errors=4"]);
+    run.line("ERROR", &["no mail for deep@isp.example", "cannot read extra of event "]);
+    let lines = run.lines("ERROR");
+    let out_of_range = lines.iter().filter(|line| line.contains("inserted_at, or the sent_at of"));
+    assert_eq!(out_of_range.count(), 3, "{run}");
+    let mut written = self::to(&site);
+    written.sort();
+    assert_eq!(written, ["good@isp.example", "long@isp.example", "never@isp.example"]);
+    let mail = fs::read_to_string(site.mail_to("never@isp.example")).unwrap();
+    assert!(mail.contains("\"9999-12-31 23:59:59+00:00\""), "{mail}");
+    site.generator(&["pending"]).expect(0);
+}
+
 #[test]
 fn an_event_that_is_gone_and_an_event_of_two_directives_are_no_trouble() {
     let relay = ScriptedRelay::start();

@@ -255,6 +255,18 @@ fn a_program_that_misbehaves_costs_its_group_and_after_three_times_no_time() {
     }
 }
 
+/// A script must not be able to have the generator keep its events many times over.
+#[test]
+fn a_program_that_asks_and_never_reads_gets_no_more_than_it_takes() {
+    let script = "#!/bin/sh\nread -r group\nexec yes '{\"load_events\": {\"columns\": null}}'\n";
+    let site = site(&[("50-greedy", script)]);
+    let mut event = event("greedy@isp.example", "x", "y");
+    event["extra"]["blob"] = json!("x".repeat(200_000));
+    site.insert([&event]);
+    let run = site.generator(&["run", "--all"]).expect(1);
+    run.line("ERROR", &["greedy@isp.example", "50-greedy", "it did not read what it asked for"]);
+}
+
 #[test]
 fn mails_that_mark_nothing_are_warned_about() {
     let site = site(&PYTHON);

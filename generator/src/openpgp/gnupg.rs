@@ -7,6 +7,7 @@ use std::process::Command;
 use gpgme::{Context, Key, PinentryMode, Protocol};
 
 use super::KeyError;
+use super::keyring::meant;
 
 /// A connection to GnuPG that neither asks a person nor the network.
 pub(super) fn context(gnupg_home: Option<&Path>) -> Result<Context, KeyError> {
@@ -36,13 +37,13 @@ pub(super) fn fingerprint(key: &Key) -> String {
     key.fingerprint().unwrap_or("?").to_owned()
 }
 
-/// Of the keys that GnuPG found for `name`, the one; `None` if there is none.
+/// Of the keys that GnuPG found for `name`, the one that is [meant]; `None` if there is none.
 pub(super) fn only(
     found: gpgme::Result<Vec<Key>>,
     home: Option<&Path>,
     name: &str,
 ) -> Result<Option<Key>, KeyError> {
-    let mut keys = found.map_err(broken(home))?;
+    let mut keys = meant(name, found.map_err(broken(home))?);
     if keys.len() > 1 {
         let fingerprints = keys.iter().map(fingerprint).collect();
         return Err(KeyError::Ambiguous { key: name.to_owned(), fingerprints });

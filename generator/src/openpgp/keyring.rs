@@ -103,6 +103,16 @@ impl Keyring {
     }
 }
 
+/// Of the keys that GnuPG finds by a name, those that the name means. For an address GnuPG finds each
+/// key in whose user ids it stands, also as the end of another address.
+pub(super) fn meant(name: &str, mut keys: Vec<Key>) -> Vec<Key> {
+    if let Ok(address) = name.trim_matches(['<', '>']).parse::<Address>() {
+        let is_own = |own: Address| comparable(&own) == comparable(&address);
+        keys.retain(|key| addresses(key).any(is_own));
+    }
+    keys
+}
+
 /// An address as it is compared: in lower case, also before the `@`, where hardly any system
 /// tells cases apart.
 pub(super) fn comparable(address: &Address) -> String {

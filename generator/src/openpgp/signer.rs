@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::KeyError;
 use super::gnupg::{broken, context, fingerprint, key_name, only, socket_path_too_long};
+use super::keyring::meant;
 
 /// How long before a key's end there is time to act.
 const NOTICE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -137,9 +138,10 @@ pub(super) fn sign_error(fingerprint: &str, error: gpgme::Error) -> Option<SignE
 fn find(context: &mut Context, home: Option<&Path>, name: &str) -> Result<Key, KeyError> {
     let keys = context.find_secret_keys([name]).and_then(Iterator::collect);
     let Some(key) = only(keys, home, name)? else {
-        let mut public = context.find_keys([name]).map_err(broken(home))?;
+        let public = context.find_keys([name]).and_then(Iterator::collect);
+        let public = meant(name, public.map_err(broken(home))?);
         let (key, home_folder) = (name.to_owned(), home.map(Path::to_owned));
-        return Err(match public.next() {
+        return Err(match public.first() {
             None => KeyError::Missing { key, home: home_folder },
             // Without an agent every key looks so.
             Some(_) => socket_path_too_long(home)

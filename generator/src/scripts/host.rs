@@ -16,12 +16,13 @@ pub trait Host {
     /// A column that the table `events` lacks.
     fn lacks(&self, columns: &BTreeSet<String>) -> Option<String>;
 
-    /// The group's events in the order of their ids, each once, with these columns or all.
+    /// The group's events in the order of their ids, each once, with these columns or all; or what in
+    /// one of them can't be read.
     fn load_events(
         &mut self,
         group: &Group,
         columns: Option<&BTreeSet<String>>,
-    ) -> anyhow::Result<Vec<Event>>;
+    ) -> anyhow::Result<Result<Vec<Event>, String>>;
 
     /// A ticket number that nobody has.
     fn new_ticket(&mut self) -> anyhow::Result<Ticket>;
@@ -47,7 +48,7 @@ impl Host for DatabaseHost<'_, '_> {
         &mut self,
         group: &Group,
         columns: Option<&BTreeSet<String>>,
-    ) -> anyhow::Result<Vec<Event>> {
+    ) -> anyhow::Result<Result<Vec<Event>, String>> {
         let fields: Vec<Field> = match columns {
             Some(names) => names.iter().cloned().map(Field::Event).collect(),
             None => self.columns.names().map(|name| Field::Event(name.to_owned())).collect(),

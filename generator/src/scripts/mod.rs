@@ -272,7 +272,10 @@ impl Asking<'_> {
                     let error = format!("the table events lacks the column {name}");
                     return Ok(Reply::Error { error });
                 }
-                Ok(Reply::events(&host.load_events(group, columns.as_ref())?))
+                Ok(match host.load_events(group, columns.as_ref())? {
+                    Ok(events) => Reply::events(&events),
+                    Err(error) => Reply::Error { error },
+                })
             }
             Asked::Ticket => {
                 let ticket = host.new_ticket()?;
@@ -329,8 +332,11 @@ fn converse(
             }
             answer => return Ok(answer),
         };
-        let begin = Instant::now();
         let for_events = matches!(asked, Asked::Events(_));
+        if for_events {
+            process.settle(&mut noise(&script.name))?;
+        }
+        let begin = Instant::now();
         let reply = give(asked).map_err(Failed::Host)?;
         process.reply(&json(&reply));
         if for_events {

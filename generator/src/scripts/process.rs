@@ -57,6 +57,8 @@ pub enum Trouble {
     Ended(Option<ExitStatus>),
     /// It said a line that is too long.
     Endless,
+    /// It said more and more, and did not read what it was told.
+    Deaf,
     /// It said something before it was asked.
     Unasked,
     /// The system failed.
@@ -82,6 +84,7 @@ impl fmt::Display for Trouble {
                 "it answered a line of more than {} and was killed",
                 size_words(MAX_LINE as u64)
             ),
+            Self::Deaf => f.write_str("it did not read what it asked for and was killed"),
             Self::Unasked => f.write_str("it said more than the answer and was killed"),
             Self::System(error) => write!(f, "{error}"),
         }
@@ -149,6 +152,26 @@ impl Process {
     pub fn reply(&mut self, line: &[u8]) {
         self.unsent.extend_from_slice(line);
         self.unsent.push(b'\n');
+    }
+
+    /// Waits until it has taken what it was told. One that asks for more and more, and reads none of it,
+    /// must not fill the memory.
+    pub fn settle(&mut self, noise: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+        while !self.unsent.is_empty() {
+            self.wait()?;
+            self.send()?;
+            self.hear_noise(noise)?;
+            let (ended, before) = (self.ends_within(Duration::ZERO), self.said.len());
+            let open = read(&mut self.stdout, &mut self.said)?;
+            if self.said.len() > MAX_LINE {
+                return Err(Trouble::Deaf);
+            }
+            if !open || ended && self.said.len() == before {
+                // What it said before is heard, and then that it ended.
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Gives it more time: that which somebody else took.

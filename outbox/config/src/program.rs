@@ -1,6 +1,7 @@
 //! What both programs are around their commands: common arguments, the log, words and an exit code
 //! at the end, and standard output.
 
+use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use tracing::{Level, error};
 
-use crate::text::one_line;
+use crate::text::{is_hidden, one_line};
 use crate::{Config, Failure, logging};
 
 /// The arguments that every command takes.
@@ -55,8 +56,22 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Plain data as JSON that a person can read too, with a line end.
+///
+/// JSON itself asks for no escape of DEL, of the controls behind it, which some terminals obey, and of
+/// what turns the direction of text. Such characters stand in strings alone.
 pub fn to_json(data: &impl Serialize) -> String {
-    serde_json::to_string_pretty(data).expect("plain data has a JSON form") + "\n"
+    let json = serde_json::to_string_pretty(data).expect("plain data has a JSON form") + "\n";
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(shown, "\\u{unit:04x}").expect("a string takes everything");
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// [Prints](print()) plain data as JSON.
@@ -124,4 +139,19 @@ impl Findings {
 
 fn tell(how: &str, name: &str, text: &str) -> Result<(), Failure> {
     print(&format!("{}\n", one_line(&format!("{how} {name}: {text}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_says_what_it_is_made_of_and_can_not_act_on_a_terminal() {
+        let text = "x\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{feff}\n\t\"ä\u{1f600}";
+        let json = to_json(&[text]);
+        let expected =
+            "[\n  \"x\\u001b[2J\\u009b2J\\u007f\\u202e\\ufeff\\n\\t\\\"ä\u{1f600}\"\n]\n";
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [text]);
+    }
 }
