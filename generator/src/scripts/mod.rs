@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use outbox::Ticket;
@@ -34,8 +34,9 @@ use answer::Question;
 use process::{Process, Trouble};
 use protocol::{About, Message, Reply, Request};
 
-/// After how many failures in a row a script is not started any more.
-const STRIKES: u32 = 3;
+/// How much time of a run a script's failures may cost, in time limits of a group, until it is not
+/// started any more. One that fails fast can so fail for many groups and still answer for the rest.
+const PATIENCE: u32 = 5;
 /// How many messages a script may send about one group.
 const MAX_MESSAGES: usize = 100_000;
 /// How often a script may ask for the events of one group.
@@ -49,12 +50,12 @@ pub struct Scripts {
     python: Vec<ScriptFile>,
     runner: Option<Process>,
     executables: HashMap<String, Process>,
-    strikes: HashMap<String, Strikes>,
+    lost: HashMap<String, Lost>,
 }
 
-/// How often a script failed since it last did not.
-struct Strikes {
-    count: u32,
+/// The time that a script's failures cost in this run.
+struct Lost {
+    time: Duration,
     last: String,
 }
 
@@ -89,7 +90,7 @@ impl Scripts {
             python: python.cloned().collect(),
             runner: None,
             executables: HashMap::new(),
-            strikes: HashMap::new(),
+            lost: HashMap::new(),
         };
         if !scripts.python.is_empty() {
             scripts.runner = Some(scripts.start_runner().map_err(LoadError::Definitions)?);
@@ -206,14 +207,16 @@ impl Ask for Asking<'_> {
         now: Timestamp,
         given: &Texts,
     ) -> Result<Answer, AskError> {
-        if let Some(Strikes { last, .. }) =
-            self.scripts.strikes.get(&script.name).filter(|strikes| strikes.count >= STRIKES)
+        let most = self.scripts.settings.timeout * PATIENCE;
+        if let Some(Lost { last, .. }) =
+            self.scripts.lost.get(&script.name).filter(|lost| lost.time >= most)
         {
             return Err(AskError::Script(format!(
-                "it failed {STRIKES} times in a row and is not started any more in this run, lastly: \
-                 {last}"
+                "its failures took {PATIENCE} times as long as scripts.timeout, so that it is not \
+                 started any more in this run; the last was: {last}"
             )));
         }
+        let begin = Instant::now();
         let used = self.scripts.executables.contains_key(&script.name);
         let mut result = self.try_asking(script, group, now, given);
         if used && matches!(result, Err(Failed::Done(_))) {
@@ -222,21 +225,15 @@ impl Ask for Asking<'_> {
             result = self.try_asking(script, group, now, given);
         }
         match result {
-            Ok(answer) => {
-                self.scripts.strikes.remove(&script.name);
-                Ok(answer)
-            }
-            Err(Failed::Answer(words)) => {
-                self.scripts.strikes.remove(&script.name);
-                Err(AskError::Script(fit(&words, MAX_LOG)))
-            }
+            Ok(answer) => Ok(answer),
+            Err(Failed::Answer(words)) => Err(AskError::Script(fit(&words, MAX_LOG))),
             Err(Failed::Process(words) | Failed::Done(words)) => {
                 let words = fit(&words, MAX_LOG);
                 self.scripts.end(script);
-                let strikes = self.scripts.strikes.entry(script.name.clone());
-                let strikes = strikes.or_insert(Strikes { count: 0, last: String::new() });
-                strikes.count += 1;
-                strikes.last.clone_from(&words);
+                let lost = self.scripts.lost.entry(script.name.clone());
+                let lost = lost.or_insert(Lost { time: Duration::ZERO, last: String::new() });
+                lost.time += begin.elapsed();
+                lost.last.clone_from(&words);
                 Err(AskError::Script(words))
             }
             Err(Failed::Host(error)) => Err(AskError::Unavailable(error)),

@@ -275,7 +275,7 @@ fn what_a_program_says_wrong_is_told_with_its_place() {
 }
 
 #[test]
-fn misbehaviour_costs_a_group_and_three_in_a_row_the_rest() {
+fn misbehaviour_costs_its_group_and_what_takes_long_the_rest_in_the_end() {
     let hang = "#!/bin/sh\nexec sleep 1000\n";
     let greedy = "#!/bin/sh\nread -r line\nyes '{\"load_events\": {\"columns\": null}}'\n";
     let endless = "#!/bin/sh\nread -r line\nhead -c 20000000 /dev/zero | tr '\\0' x\n";
@@ -297,14 +297,20 @@ fn misbehaviour_costs_a_group_and_three_in_a_row_the_rest() {
         ("#!/bin/sh\nread -r line\nprintf 'a\\000b\\n'\n", "is no answer"),
     ] {
         let mut folder = folder(&[("10-bad", script), ("20-rest.toml", REST)]);
-        for _ in 0..3 {
-            let error = folder.error();
-            assert!(error.contains(words), "{script}: {error}");
-        }
         let begin = Instant::now();
-        let error = folder.error();
-        assert!(error.contains("failed 3 times in a row") && error.contains(words), "{error}");
-        assert!(begin.elapsed() < TIMEOUT / 2, "it is not tried any more");
+        let mut failures = 0;
+        while failures < 6 && begin.elapsed() < TIMEOUT * 5 {
+            let error = folder.error();
+            assert!(error.starts_with("the script 10-bad: ") && error.contains(words), "{error}");
+            failures += 1;
+        }
+        if script == hang {
+            assert_eq!(failures, 5);
+            let begin = Instant::now();
+            let error = folder.error();
+            assert!(error.contains("not started any more") && error.contains(words), "{error}");
+            assert!(begin.elapsed() < TIMEOUT / 2, "it is not tried any more");
+        }
     }
 }
 
@@ -468,7 +474,6 @@ fn a_python_script_that_ruins_the_runner_costs_a_group_and_the_runner_is_started
             let error = folder.error();
             assert!(error.starts_with("the script 10a.py: ") && error.contains(words), "{error}");
         }
-        assert!(folder.error().contains("failed 3 times in a row"));
     }
 }
 
