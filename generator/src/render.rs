@@ -132,6 +132,7 @@ impl<'a> Occasion<'a> {
         tickets: &[Ticket],
     ) -> anyhow::Result<Vec<(NewMail, Vec<u8>)>> {
         let mut unclaimed: BTreeSet<_> = self.part.directive_ids.iter().copied().collect();
+        let mut marking = BTreeSet::new();
         let mut tickets = tickets.iter();
         let mut ticket = None;
         let mut mails = Vec::new();
@@ -150,6 +151,13 @@ impl<'a> Occasion<'a> {
             if mail.mark_sent {
                 let own = occasion.part.directive_ids.iter().copied();
                 new.directive_ids = own.filter(|id| unclaimed.remove(id)).collect();
+            }
+            // The deliverer knows by the ticket what it has marked already.
+            if !new.directive_ids.is_empty() && !marking.insert(ticket) {
+                bail!(
+                    "two mails that mark different directives as sent have the ticket {ticket}: each \
+                     needs one of its own"
+                );
             }
             mails.push((new, bytes));
         }

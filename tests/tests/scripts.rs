@@ -263,6 +263,32 @@ fn a_program_that_asks_and_never_reads_gets_no_more_than_it_takes() {
     run.line("ERROR", &["greedy@isp.example", "50-greedy", "it did not read what it asked for"]);
 }
 
+/// What is marked is known by its ticket.
+#[test]
+fn two_mails_that_mark_different_directives_need_two_tickets() {
+    let script = r#"#!/bin/sh
+        while read -r group; do
+            echo '{"new_ticket_number": true}'
+            read -r ticket
+            printf '%s\n%s' "$group" "$ticket" | jq -cs '. as [$group, $drawn] |
+                {notifications: ($group.event_ids | map({columns: ["source.ip"],
+                    subject: "${ticket_number}", body: "x", event_ids: [.]}
+                    + if $group.recipient_address == "bad@isp.example"
+                      then {ticket: $drawn.ticket} else {} end))}'
+        done
+    "#;
+    let site = site(&[("50-each", script)]);
+    let events =
+        ["bad", "bad", "good", "good"].map(|to| event(&format!("{to}@isp.example"), "x", "y"));
+    site.insert(&events);
+    let run = site.generator(&["run", "--all"]).expect(1);
+    run.line(
+        "ERROR",
+        &["bad@isp.example", "two mails that mark different directives", "directives=1-2"],
+    );
+    run.line("INFO", &["done", "mails=2", "errors=1"]);
+}
+
 #[test]
 fn mails_that_mark_nothing_are_warned_about() {
     let site = site(&PYTHON);
