@@ -84,13 +84,14 @@ fn what_mailgens_scripts_can_name_is_there() {
         &event("plain@isp.example", "table", "csv_plain"),
         &event("computed@isp.example", "table", "csv_computed/attached"),
         &event("direct@isp.example", "table", "csv_direct"),
+        &event("extra@isp.example", "table", "csv_extra"),
         &event("single@isp.example", "table", "csv_single"),
         &event("rest@isp.example", "text", "csv"),
     ]);
     let check = site.generator(&["check"]).expect(0);
     assert!(check.stdout.contains("0 and 6 scripts in "), "{check}");
     let run = site.generator(&["run", "--all"]).expect(0).without("WARN");
-    run.line("INFO", &["done", "mails=6", "copies=4"]);
+    run.line("INFO", &["done", "mails=7", "copies=4"]);
     run.line(
         "INFO",
         &["the script reports: common texts for own@isp.example", "script=00-common.py"],
@@ -136,6 +137,8 @@ fn what_mailgens_scripts_can_name_is_there() {
     assert_eq!(table, "\"timestamp\",\"octet\",\"tag\"\n\"2026-11-24 10:11:12\",\"1\",\"t1\"\n");
     assert!(!computed.text.contains("octet"), "{}", computed.text);
     assert!(mail_to(&site, "direct@isp.example").text.starts_with("\"ip\""));
+    let extra = mail_to(&site, "extra@isp.example").text.replace('\r', "");
+    assert!(extra.starts_with("\"ip\",\"all\"\n\"192.0.2.1\",\"\"\n"), "{extra}");
     assert!(mail_to(&site, "single@isp.example").text.starts_with("\"the ip\""));
     assert!(mail_to(&site, "rest@isp.example").text.contains("The team $1"));
 }
