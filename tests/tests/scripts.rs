@@ -239,6 +239,25 @@ fn whatever_a_script_does_its_group_fails_with_its_name_and_the_run_goes_on() {
 }
 
 #[test]
+fn what_mailgen_heeds_when_a_script_sets_it_is_never_passed_over() {
+    let site = site(&[("05-sets.py", include_str!("../scripts/05-sets.py"))]);
+    let ways = ["aggregate", "recipient", "directives", "changed", "send", "sender"];
+    site.insert(&ways.map(|way| event(&format!("{way}@isp.example"), "sets", way)));
+    let run = site.generator(&["run", "--all"]).expect(1);
+    run.line("INFO", &["done", "mails=1", "errors=5"]);
+    assert_eq!(mail_to(&site, "aggregate@isp.example").header["subject"], "64496 added");
+    for (way, words) in [
+        ("recipient", "scripts can not set the directive's recipient_address"),
+        ("directives", "scripts can not set the directive's directive_ids"),
+        ("changed", "scripts can not change 'source.asn' in the directive's aggregate_identifier"),
+        ("send", "TypeError: Sends has a method send, which nobody would call"),
+        ("sender", "scripts can not set the sender of mails"),
+    ] {
+        run.line("ERROR", &[&format!("{way}@isp.example"), "the script 05-sets.py: ", words]);
+    }
+}
+
+#[test]
 fn a_program_that_misbehaves_costs_its_group_and_after_three_times_no_time() {
     let hang = "#!/bin/sh\nread -r line\nexec sleep 1000\n";
     let lines = "#!/bin/sh\nread -r line\nyes '{' | head -n 1000000\n";
