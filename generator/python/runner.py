@@ -21,6 +21,9 @@ import types
 class Host:
     """outbox-generator, at the other end of the two pipes."""
 
+    #: The configured sender of mails.
+    sender = None
+
     def __init__(self, channel):
         self._in = channel
         self._out = os.fdopen(os.dup(1), "wb")
@@ -117,6 +120,7 @@ class Runner:
         self._notification = notification
         self._host = host
         self._config = config
+        host.sender = config.get("sender")
         self._entries = {}
         self._context = None
         self._given = {}
@@ -185,6 +189,9 @@ class Runner:
         for notification in notifications:
             if not isinstance(notification, self._notification.EmailNotification):
                 raise TypeError("create_notifications returned %s among its notifications"
+                                % type(notification).__name__)
+            if type(notification).send is not self._notification.Notification.send:
+                raise TypeError("%s has a method send, which nobody would call"
                                 % type(notification).__name__)
             mails.append(notification.for_generator())
         return {"notifications": mails}

@@ -111,10 +111,23 @@ fn check_templates(config: &Config) -> anyhow::Result<String> {
     if !wrong.is_empty() {
         bail!("{}", wrong.into_iter().collect::<Vec<_>>().join("; "));
     }
-    if count == 0 && definitions.is_none_or(|definitions| definitions.use_directives_templates()) {
+    // Directives and scripts may name templates in folders below, which are not read here.
+    let none = count == 0 && !has_folder(folder)?;
+    if none && definitions.is_none_or(|definitions| definitions.use_directives_templates()) {
         bail!("there is no template in {} (template_dir)", folder.display());
     }
     Ok(format!("{count} in {}", folder.display()))
+}
+
+/// Whether there are folders in the folder.
+fn has_folder(folder: &Path) -> anyhow::Result<bool> {
+    let cannot = || format!("cannot read the template folder {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(cannot)? {
+        if entry.with_context(cannot)?.path().is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The files right in the folder, but hidden ones.

@@ -28,6 +28,7 @@ FORMATS = build_table_formats([
     )),
 ])
 FORMATS["csv_direct"] = TableFormat("direct", [build_table_column(("source.ip", "ip"))])
+FORMATS["csv_extra"] = build_table_format("extra", [("source.ip", "ip"), ("extra", "all")])
 FORMATS["csv_single"] = build_table_format("single", [("source.ip", "the ip")])
 
 

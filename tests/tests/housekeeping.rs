@@ -88,6 +88,11 @@ fn a_template_folder_without_templates_is_wrong_unless_the_formats_bring_their_o
     let check = site.generator(&["check"]).expect(1);
     let wrong = format!("WRONG templates: there is no template in {}", templates.display());
     assert!(check.stdout.contains(&wrong), "{check}");
+    // Directives can name those in folders below.
+    fs::create_dir(templates.join("de")).unwrap();
+    let check = site.generator(&["check"]).expect(0);
+    assert!(check.stdout.contains("ok    templates: 0 in "), "{check}");
+    fs::remove_dir(templates.join("de")).unwrap();
 
     site.set("script_directory", json!(formats));
     let own = "[[format]]\nname = \"all\"\nsubject = \"ours\"\nbody = \"$events_as_csv\"\n\

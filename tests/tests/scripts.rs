@@ -84,13 +84,14 @@ fn what_mailgens_scripts_can_name_is_there() {
         &event("plain@isp.example", "table", "csv_plain"),
         &event("computed@isp.example", "table", "csv_computed/attached"),
         &event("direct@isp.example", "table", "csv_direct"),
+        &event("extra@isp.example", "table", "csv_extra"),
         &event("single@isp.example", "table", "csv_single"),
         &event("rest@isp.example", "text", "csv"),
     ]);
     let check = site.generator(&["check"]).expect(0);
     assert!(check.stdout.contains("0 and 6 scripts in "), "{check}");
     let run = site.generator(&["run", "--all"]).expect(0).without("WARN");
-    run.line("INFO", &["done", "mails=6", "copies=4"]);
+    run.line("INFO", &["done", "mails=7", "copies=4"]);
     run.line(
         "INFO",
         &["the script reports: common texts for own@isp.example", "script=00-common.py"],
@@ -135,6 +136,8 @@ fn what_mailgens_scripts_can_name_is_there() {
     assert_eq!(table, "\"timestamp\",\"octet\",\"tag\"\n\"2026-11-24 10:11:12\",\"1\",\"t1\"\n");
     assert!(!computed.text.contains("octet"), "{}", computed.text);
     assert!(mail_to(&site, "direct@isp.example").text.starts_with("\"ip\""));
+    let extra = mail_to(&site, "extra@isp.example").text.replace('\r', "");
+    assert!(extra.starts_with("\"ip\",\"all\"\n\"192.0.2.1\",\"\"\n"), "{extra}");
     assert!(mail_to(&site, "single@isp.example").text.starts_with("\"the ip\""));
     assert!(mail_to(&site, "rest@isp.example").text.contains("The team $1"));
 }
@@ -223,6 +226,25 @@ fn whatever_a_script_does_its_group_fails_with_its_name_and_the_run_goes_on() {
     assert_eq!(noise, 101, "it is bounded: {run}");
     run.line("INFO", &["the script said: (the rest is left out)"]);
     assert_eq!(site.pending(), 14, "nothing is sent yet");
+}
+
+#[test]
+fn what_mailgen_heeds_when_a_script_sets_it_is_never_passed_over() {
+    let site = site(&[("05-sets.py", include_str!("../scripts/05-sets.py"))]);
+    let ways = ["aggregate", "recipient", "directives", "changed", "send", "sender"];
+    site.insert(&ways.map(|way| event(&format!("{way}@isp.example"), "sets", way)));
+    let run = site.generator(&["run", "--all"]).expect(1);
+    run.line("INFO", &["done", "mails=1", "errors=5"]);
+    assert_eq!(mail_to(&site, "aggregate@isp.example").header["subject"], "64496 added");
+    for (way, words) in [
+        ("recipient", "scripts can not set the directive's recipient_address"),
+        ("directives", "scripts can not set the directive's directive_ids"),
+        ("changed", "scripts can not change 'source.asn' in the directive's aggregate_identifier"),
+        ("send", "TypeError: Sends has a method send, which nobody would call"),
+        ("sender", "scripts can not set the sender of mails"),
+    ] {
+        run.line("ERROR", &[&format!("{way}@isp.example"), "the script 05-sets.py: ", words]);
+    }
 }
 
 #[test]

@@ -86,6 +86,9 @@ class ScriptContext:
     def __init__(self, host, config, directive, logger, now, substitutions):
         self._host = host
         self._event_ids = list(directive.event_ids)
+        self._directive_ids = list(directive.directive_ids)
+        self._recipient = directive.recipient_address
+        self._aggregate = dict(directive.aggregate_identifier)
         self.config = config
         self.directive = directive
         self.logger = logger
@@ -149,10 +152,27 @@ class ScriptContext:
         """The body as it is: the whole mail is signed when it is made."""
         return body
 
+    def _refuse_changes(self):
+        """Raises an error if a script set what the generator does not ask scripts for. Mailgen heeds it, so a
+        mail without it could go to the wrong people."""
+        directive = self.directive
+        if directive.recipient_address != self._recipient:
+            raise NotificationError("scripts can not set the directive's recipient_address: use "
+                                    "envelope_tos= or, for all mails, review.redirect_to")
+        if list(directive.directive_ids) != self._directive_ids and not self._is_about_some():
+            raise NotificationError("scripts can not set the directive's directive_ids: set its event_ids")
+        for name, value in self._aggregate.items():
+            if directive.aggregate_identifier.get(name) != value:
+                raise NotificationError("scripts can not change %r in the directive's "
+                                        "aggregate_identifier: use a new name" % name)
+        if self.config.get("sender") != self._host.sender:
+            raise NotificationError("scripts can not set the sender of mails")
+
     def mail_format_as_csv(self, format_spec=None, template=None, substitutions=None,
                            attach_event_data=False, template_name=None, envelope_tos=None,
                            ticket_number=None, mark_as_sent=True):
         """A mail with the group's events as CSV: a list with one notification."""
+        self._refuse_changes()
         if format_spec is None:
             format_spec = self.default_format_spec
         if template is None and template_name:
@@ -165,7 +185,9 @@ class ScriptContext:
         plan = _template_for_generator(template)
         plan["columns"] = columns_for_generator(format_spec, self.load_events)
         plan["data"] = "attachment" if attach_event_data else "inline"
-        plan["substitutions"] = texts(substitutions)
+        added = {name: value for name, value in self.directive.aggregate_identifier.items()
+                 if name not in self._aggregate}
+        plan["substitutions"] = {**texts(substitutions), **texts(added)}
         if self._is_about_some():
             plan["event_ids"] = list(self.directive.event_ids)
         return [EmailNotification(self.directive, Mail(plan, self.new_ticket_number), ticket_number,

@@ -98,9 +98,10 @@ def build_table_column(col):
     if not isinstance(col, tuple):
         return col
     field, title = col
-    if field.startswith("extra."):
-        return ExtraColumn(title, field[len("extra."):])
-    return IntelMQColumn(title, field)
+    # Of "extra" alone Mailgen shows nothing: it takes it for a key without a name. To show all that is there
+    # would tell recipients who else was notified.
+    first, _, key = field.partition(".")
+    return ExtraColumn(title, key) if first == "extra" else IntelMQColumn(title, field)
 
 
 def format_as_csv(table_format, events):
@@ -154,6 +155,6 @@ def _plain(column):
         return None
     if value_from_event is IntelMQColumn.value_from_event:
         return {"field": column.field_name, "title": str(column.title)}
-    if value_from_event is ExtraColumn.value_from_event:
+    if value_from_event is ExtraColumn.value_from_event and column.extra_key:
         return {"field": "extra." + column.extra_key, "title": str(column.title)}
     return None

@@ -226,9 +226,11 @@ fn is_definition(path: &Path) -> bool {
     name.len() > 2 && name[..2].iter().all(u8::is_ascii_digit) && name.ends_with(b".toml")
 }
 
-/// Whether a file is hidden, or was left there by an editor or a package manager.
+/// Whether a file is hidden, was left there by an editor or a package manager, or is data of scripts:
+/// Mailgen's read a `variables.json` that lies beside them.
 fn is_leftover(name: &[u8]) -> bool {
-    const ENDINGS: [&str; 11] = [
+    const ENDINGS: [&str; 12] = [
+        ".json",
         "~",
         "#",
         ".bak",

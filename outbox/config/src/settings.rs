@@ -198,6 +198,7 @@ pub struct DatabaseSettings {
     /// Host name, address, or the folder of the server's Unix socket. Missing: the usual socket.
     pub host: Option<String>,
     /// Port.
+    #[serde(default, deserialize_with = "port")]
     pub port: Option<u16>,
     /// Whether the connection is encrypted, and what of the server's certificate is checked.
     #[serde(default)]
@@ -230,6 +231,7 @@ pub struct SmtpSettings {
     /// Host name or address.
     pub host: String,
     /// Port. Missing: 25, 587 or 465 by `tls`.
+    #[serde(default, deserialize_with = "port")]
     pub port: Option<u16>,
     /// Missing: `none` for a loopback host, `starttls` for any other.
     pub tls: Option<SmtpTls>,
@@ -695,6 +697,26 @@ fn default_level() -> Level {
     Level::INFO
 }
 
+/// A port: a number, or text of digits, which Mailgen takes as well.
+fn port<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Port {
+        Number(u16),
+        Text(String),
+    }
+
+    let wrong = || serde::de::Error::custom("must be a number up to 65535");
+    match Option::<Port>::deserialize(from).map_err(|_error| wrong())? {
+        None => Ok(None),
+        Some(Port::Number(port)) => Ok(Some(port)),
+        Some(Port::Text(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().map(Some).map_err(|_error| wrong())
+        }
+        Some(Port::Text(_)) => Err(wrong()),
+    }
+}
+
 /// Python's level names, as Mailgen's file has them.
 fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
     let name = String::deserialize(from)?;
@@ -702,7 +724,7 @@ fn level<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
         "DEBUG" => Ok(Level::DEBUG),
         "INFO" => Ok(Level::INFO),
         "WARNING" | "WARN" => Ok(Level::WARN),
-        "ERROR" | "CRITICAL" => Ok(Level::ERROR),
+        "ERROR" | "CRITICAL" | "FATAL" => Ok(Level::ERROR),
         _ => Err(serde::de::Error::custom(format!(
             "{name:?} is no level: write DEBUG, INFO, WARNING, ERROR or CRITICAL"
         ))),
@@ -731,6 +753,30 @@ mod tests {
         }
         assert_eq!(smtp(r#"{"host": "h", "tls": "implicit"}"#).port(), 465);
         assert_eq!(smtp(r#"{"host": "h", "port": 26}"#).port(), 26);
+        assert_eq!(smtp(r#"{"host": "h", "port": null}"#).port(), 587);
+    }
+
+    #[test]
+    fn a_port_may_be_text_of_digits_as_in_mailgens_file() {
+        assert_eq!(smtp(r#"{"host": "h", "port": "26"}"#).port(), 26);
+        let database = r#"{"name": "n", "username": "u", "port": "5433"}"#;
+        assert_eq!(serde_json::from_str::<DatabaseSettings>(database).unwrap().port, Some(5433));
+        for port in [
+            r#""""#,
+            r#""smtp""#,
+            r#"" 25""#,
+            r#""+25""#,
+            r#""65536""#,
+            "65536",
+            "-1",
+            "25.0",
+            "[25]",
+            "true",
+        ] {
+            let text = format!(r#"{{"host": "h", "port": {port}}}"#);
+            let error = serde_json::from_str::<SmtpSettings>(&text).unwrap_err().to_string();
+            assert!(error.starts_with("must be a number up to 65535"), "{port}: {error}");
+        }
     }
 
     #[test]
