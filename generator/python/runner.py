@@ -2,7 +2,8 @@
 
 It speaks JSON, one value a line, as docs/scripts.md of Outbox for IntelMQ tells for scripts in any
 language, and with these lines besides: `{"start": …}` once, `{"load": path}` for each script, and
-`{"script": path, …}` to ask one, whose fields are left out where the group is still the same.
+`{"script": path, …}` to ask one, whose fields are left out where the group is still the same. It answers
+`{"exception": …}` where a script ended with one.
 
 Standard output is the generator's alone: what scripts print there goes to standard error.
 """
@@ -158,6 +159,10 @@ class Runner:
                     context.substitutions[name] = text
         try:
             return self._answer(self._entries[path](context))
+        except self._notification.NotOffered as error:
+            return {"error": self._tell(error, path)}
+        except Exception as error:
+            return {"exception": self._tell(error, path)}
         except BaseException as error:
             return {"error": self._tell(error, path)}
 
@@ -191,8 +196,8 @@ class Runner:
                 raise TypeError("create_notifications returned %s among its notifications"
                                 % type(notification).__name__)
             if type(notification).send is not self._notification.Notification.send:
-                raise TypeError("%s has a method send, which nobody would call"
-                                % type(notification).__name__)
+                raise self._notification.NotOffered("%s has a method send, which nobody would call"
+                                                    % type(notification).__name__)
             mails.append(notification.for_generator())
         return {"notifications": mails}
 

@@ -240,7 +240,7 @@ fn what_mailgen_heeds_when_a_script_sets_it_is_never_passed_over() {
         ("recipient", "scripts can not set the directive's recipient_address"),
         ("directives", "scripts can not set the directive's directive_ids"),
         ("changed", "scripts can not change 'source.asn' in the directive's aggregate_identifier"),
-        ("send", "TypeError: Sends has a method send, which nobody would call"),
+        ("send", "NotOffered: Sends has a method send, which nobody would call"),
         ("sender", "scripts can not set the sender of mails"),
     ] {
         run.line("ERROR", &[&format!("{way}@isp.example"), "the script 05-sets.py: ", words]);
@@ -283,6 +283,42 @@ fn a_program_that_asks_and_never_reads_gets_no_more_than_it_takes() {
     site.insert([&event]);
     let run = site.generator(&["run", "--all"]).expect(1);
     run.line("ERROR", &["greedy@isp.example", "50-greedy", "it did not read what it asked for"]);
+}
+
+#[test]
+fn an_exception_can_leave_the_group_to_the_next_rule_and_nothing_else_can() {
+    let script = r#"
+import os
+def create_notifications(context):
+    way = context.directive.event_data_format
+    if way == "raises":
+        raise ValueError("not mine\x1b[31m")
+    if way == "report":
+        return context.mail_format_as_xarf(None)
+    if way == "exits":
+        raise SystemExit(3)
+    if way == "crashes":
+        os._exit(4)
+"#;
+    let rest = r#"
+        [[format]]
+        name = "rest"
+        columns = ["source.ip"]
+        subject = "the rest"
+        body = "x"
+    "#;
+    let mut site = site(&[("10-raises.py", script), ("90-rest.toml", rest)]);
+    site.set("scripts.on_exception", json!("next"));
+    let ways = ["raises", "report", "exits", "crashes"];
+    site.insert(&ways.map(|way| event(&format!("{way}@isp.example"), "x", way)));
+    let run = site.generator(&["run", "--all"]).expect(1);
+    let words = ["the next rule is asked (scripts.on_exception)", "line 6: ValueError: not mine"];
+    run.line("WARN", &[words[0], words[1], "raises@isp.example", "10-raises.py"]);
+    run.line("INFO", &["done", "mails=1", "errors=3"]);
+    assert_eq!(mail_to(&site, "raises@isp.example").header["subject"], "the rest");
+    run.line("ERROR", &["report@isp.example", "scripts make no X-ARF mails"]);
+    run.line("ERROR", &["exits@isp.example", "SystemExit: 3"]);
+    run.line("ERROR", &["crashes@isp.example", "it ended with exit code 4"]);
 }
 
 /// What is marked is known by its ticket.

@@ -23,6 +23,10 @@ class NotificationError(Exception):
     """Something is wrong that a script, or what it calls, has found."""
 
 
+class NotOffered(NotificationError):
+    """What Mailgen does and outbox-generator does not. It is never passed over."""
+
+
 class InvalidDirective(NotificationError):
     """The directive is for the script, but can not be answered as it is."""
 
@@ -100,7 +104,7 @@ class ScriptContext:
 
     @property
     def db_cursor(self):
-        raise NotificationError("scripts have no connection to the database here: use load_events() "
+        raise NotOffered("scripts have no connection to the database here: use load_events() "
                                 "and new_ticket_number()")
 
     def notification_interval_exceeded(self):
@@ -157,16 +161,16 @@ class ScriptContext:
         mail without it could go to the wrong people."""
         directive = self.directive
         if directive.recipient_address != self._recipient:
-            raise NotificationError("scripts can not set the directive's recipient_address: use "
+            raise NotOffered("scripts can not set the directive's recipient_address: use "
                                     "envelope_tos= or, for all mails, review.redirect_to")
         if list(directive.directive_ids) != self._directive_ids and not self._is_about_some():
-            raise NotificationError("scripts can not set the directive's directive_ids: set its event_ids")
+            raise NotOffered("scripts can not set the directive's directive_ids: set its event_ids")
         for name, value in self._aggregate.items():
             if directive.aggregate_identifier.get(name) != value:
-                raise NotificationError("scripts can not change %r in the directive's "
+                raise NotOffered("scripts can not change %r in the directive's "
                                         "aggregate_identifier: use a new name" % name)
         if self.config.get("sender") != self._host.sender:
-            raise NotificationError("scripts can not set the sender of mails")
+            raise NotOffered("scripts can not set the sender of mails")
 
     def mail_format_as_csv(self, format_spec=None, template=None, substitutions=None,
                            attach_event_data=False, template_name=None, envelope_tos=None,
@@ -194,7 +198,7 @@ class ScriptContext:
                                   envelope_tos=envelope_tos, mark_as_sent=mark_as_sent)]
 
     def mail_format_as_xarf(self, *_, **__):
-        raise NotificationError("scripts make no X-ARF mails here: write a format definition with "
+        raise NotOffered("scripts make no X-ARF mails here: write a format definition with "
                                 "data = \"xarf-0.2\" or \"xarf-4\" instead")
 
     create_xarf_mail = mail_format_as_xarf
@@ -237,7 +241,7 @@ class Mail:
         self._draw_ticket = draw_ticket
 
     def _refuse(self, *_):
-        raise NotificationError("there is no mail to look at yet: outbox-generator makes and signs it "
+        raise NotOffered("there is no mail to look at yet: outbox-generator makes and signs it "
                                 "when the script is done")
 
     __getitem__ = __setitem__ = __contains__ = __iter__ = __len__ = __str__ = _refuse
@@ -255,7 +259,7 @@ class Notification:
         self.directive = directive
 
     def send(self, context):
-        raise NotificationError("scripts send nothing: return the notification")
+        raise NotOffered("scripts send nothing: return the notification")
 
 
 class EmailNotification(Notification):
@@ -265,7 +269,7 @@ class EmailNotification(Notification):
 
     def __init__(self, directive, email, ticket=None, envelope_tos=None, mark_as_sent=True):
         if not isinstance(email, Mail):
-            raise NotificationError("mails of a script's own making can not be sent: use "
+            raise NotOffered("mails of a script's own making can not be sent: use "
                                     "mail_format_as_csv()")
         super().__init__(directive)
         self.email = email

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use outbox::Ticket;
 use outbox_config::text::fit;
-use outbox_config::{Config, ScriptSettings};
+use outbox_config::{Config, OnException, ScriptSettings};
 use tracing::{debug, error, info, warn};
 
 pub use host::{DatabaseHost, Host};
@@ -293,7 +293,17 @@ impl Asking<'_> {
             Some(Message::Notifications(said)) => {
                 question.plans(said).map(Answer::Mails).map_err(Failed::Answer)
             }
-            Some(Message::Error(words)) => Err(Failed::Answer(words)),
+            Some(Message::Exception(words))
+                if self.scripts.settings.on_exception == OnException::Next =>
+            {
+                warn!(
+                    script = script.name,
+                    recipient = group.key.recipient_address,
+                    "an exception, the next rule is asked (scripts.on_exception): {words}"
+                );
+                Ok(Answer::Pass(Texts::new()))
+            }
+            Some(Message::Error(words) | Message::Exception(words)) => Err(Failed::Answer(words)),
             Some(Message::LoadEvents(_) | Message::NewTicketNumber(_) | Message::Log(_)) => {
                 unreachable!("these are no answers")
             }

@@ -121,6 +121,8 @@ pub(super) enum Message {
     Postponed(True),
     /// The group is for it, and can't be answered.
     Error(String),
+    /// The runner's alone: the script ended with an exception of its own.
+    Exception(String),
     /// The group is not for it, and these are for later rules.
     Substitutions(BTreeMap<String, String>),
     /// These are the group's mails.

@@ -443,8 +443,8 @@ fn a_python_script_that_fails_costs_the_group_with_its_line_and_goes_on() {
         ("return [1]", "TypeError: create_notifications returned int"),
         ("return (x for x in ())", "`notifications` is empty"),
         ("context.load_events(['nosuch'])", "NotificationError: the table events lacks the column"),
-        ("context.db_cursor", "NotificationError: scripts have no connection"),
-        ("context.mail_format_as_xarf(None)", "NotificationError: scripts make no X-ARF mails"),
+        ("context.db_cursor", "NotOffered: scripts have no connection"),
+        ("context.mail_format_as_xarf(None)", "NotOffered: scripts make no X-ARF mails"),
         (
             "return context.mail_format_as_csv()",
             "line 3: InvalidTemplate: Invalid template 'generic'",

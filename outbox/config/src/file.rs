@@ -74,6 +74,7 @@ const KEYS: &[&str] = &[
     "metrics.listen",
     "scripts.timeout",
     "scripts.python",
+    "scripts.on_exception",
     // Whatever scripts make of what is in it.
     "scripts.config",
     "xarf.org",
@@ -291,7 +292,7 @@ mod tests {
         "review": { "hold_new": true, "only_recipients": ["*@isp.example"],
                     "redirect_to": "test@cert.example" },
         "metrics": { "file": "/m.prom", "listen": "127.0.0.1:9753" },
-        "scripts": { "timeout": "5s", "python": "/p", "config": { "own": { "password": "apipass0" } } },
+        "scripts": { "timeout": "5s", "python": "/p", "on_exception": "next", "config": { "own": { "password": "apipass0" } } },
         "xarf": { "org": "CERT", "contact": "reports@cert.example", "domain": "cert.example" },
         "shard": { "index": 1, "count": 2 },
         "xarf_schemacache": "/x", "xarf_reportdomain": "cert.example"

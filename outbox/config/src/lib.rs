@@ -26,7 +26,7 @@ pub use rate::Rate;
 pub use room::TooLittleRoom;
 pub use secret::Secret;
 pub use settings::{
-    Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings,
+    Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings, OnException,
     OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, ShardSettings, SmtpSettings,
     SmtpTls, SslMode, Uncertain, XarfSettings,
 };

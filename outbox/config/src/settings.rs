@@ -504,6 +504,8 @@ pub struct ScriptSettings {
     pub timeout: Duration,
     /// The Python interpreter that runs Mailgen's scripts.
     pub python: PathBuf,
+    /// What becomes of a group when a Python script ends with an exception.
+    pub on_exception: OnException,
     /// The scripts' own settings, whatever they are.
     pub config: Map<String, Value>,
     /// The whole configuration as it was read, but for passwords.
@@ -511,11 +513,22 @@ pub struct ScriptSettings {
     pub(crate) whole: Map<String, Value>,
 }
 
+/// What becomes of a group when a Python script ends with an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnException {
+    /// It fails.
+    Fail,
+    /// The next rule is asked, as Mailgen does.
+    Next,
+}
+
 impl Default for ScriptSettings {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(60),
             python: "python3".into(),
+            on_exception: OnException::Fail,
             config: Map::new(),
             whole: Map::new(),
         }
@@ -525,10 +538,11 @@ impl Default for ScriptSettings {
 /// Scripts' own settings may have passwords in them.
 impl std::fmt::Debug for ScriptSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { timeout, python, .. } = self;
+        let Self { timeout, python, on_exception, .. } = self;
         f.debug_struct("ScriptSettings")
             .field("timeout", timeout)
             .field("python", python)
+            .field("on_exception", on_exception)
             .finish_non_exhaustive()
     }
 }
