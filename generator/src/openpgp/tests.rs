@@ -57,6 +57,8 @@ impl Home {
             .arg("--homedir")
             .arg(self.path())
             .args(["--batch", "--yes", "--quiet", "--no-tty", "--pinentry-mode", "loopback"])
+            // Whatever the locale of who runs the tests says.
+            .arg("--utf8-strings")
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
