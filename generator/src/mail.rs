@@ -270,9 +270,10 @@ fn content<'a>(letter: &Letter<'a>) -> MimePart<'a> {
             mixed(letter, parts)
         }
         With::Report(Report::Json(json)) => {
-            // RFC 5965, 2 and 3.1, with a type of feedback that X-ARF has of its own.
+            // RFC 5965, 2 and 3.1, with a type of feedback that X-ARF has of its own. The empty line is
+            // for programs that take it for a mail, and write it anew to check what was signed.
             let feedback = format!(
-                "Feedback-Type: xarf\r\nUser-Agent: {}\r\nVersion: 1\r\n",
+                "Feedback-Type: xarf\r\nUser-Agent: {}\r\nVersion: 1\r\n\r\n",
                 xarf::USER_AGENT
             );
             let feedback = MimePart::new("message/feedback-report", feedback.into_bytes())

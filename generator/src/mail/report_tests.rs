@@ -45,6 +45,10 @@ if mail.get_content_type() == "multipart/signed":
     boundary = b"\r\n--" + mail.get_boundary().encode()
     first, armored = raw.split(boundary + b"\r\n")[1:3]
     path.with_suffix(".signed").write_bytes(first)
+    # Who checks a signature with this package writes what was signed anew.
+    as_written = email.policy.SMTP.clone(refold_source="none")
+    written = email.message_from_bytes(raw, policy=as_written).get_payload()[0].as_bytes()
+    assert written == first, written
     path.with_suffix(".asc").write_bytes(armored.split(b"\r\n\r\n", 1)[1].split(boundary)[0])
     # What was signed is a mail in a mail, to the byte.
     path.with_suffix(".inner").write_bytes(first.split(b"\r\n\r\n", 1)[1])
