@@ -47,9 +47,8 @@ impl<'a> Deliverer<'a> {
         self.lock.check()?;
         let folder = self.outbox.records();
         for record in records {
-            let temporary = folder.join(disk::temporary(&record.id));
-            disk::remove(&temporary)?;
-            let file = disk::create(&temporary, &disk::to_json(record))?;
+            let (temporary, file) =
+                disk::create_temporary(&folder, record.id.as_str(), &disk::to_json(record))?;
             disk::sync_file(&file, &temporary)?;
             disk::rename(&temporary, &self.outbox.record_path(&record.id))?;
         }
@@ -62,9 +61,7 @@ impl<'a> Deliverer<'a> {
     /// Fails as well if the outbox was replaced by another one meanwhile.
     pub fn try_recording(&self) -> Result<()> {
         self.lock.check()?;
-        let probe = self.outbox.records().join(".probe.json.tmp");
-        disk::remove(&probe)?;
-        let file = disk::create(&probe, &[b' '; 4096])?;
+        let (probe, file) = disk::create_temporary(&self.outbox.records(), "probe", &[b' '; 4096])?;
         let synced = disk::sync_file(&file, &probe);
         disk::remove(&probe)?;
         synced
