@@ -46,6 +46,9 @@ pub struct Sidecar {
 impl Sidecar {
     /// Says what is wrong where a rule of the format is broken.
     pub(crate) fn validate(&self) -> Result<(), String> {
+        if let Some(ticket) = self.id.ticket().filter(|ticket| *ticket != self.ticket) {
+            return Err(format!("its ticket is {}, and its name says {ticket}", self.ticket));
+        }
         if self.envelope.to.is_empty() {
             return Err("its envelope names no recipient".into());
         }
