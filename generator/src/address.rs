@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use outbox::Ticket;
+use outbox_config::text::is_hidden;
 
 /// A mail address that can stand in a header and in an SMTP command (RFC 5321, 4.1.2).
 ///
@@ -78,7 +79,8 @@ fn check_local_part(local: &str) -> Result<(), &'static str> {
         _ if c.is_ascii_alphanumeric() => true,
         '!' | '#' | '$' | '%' | '&' | '\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^' | '_'
         | '`' | '{' | '|' | '}' | '~' => true,
-        _ => !c.is_ascii() && !c.is_control() && !c.is_whitespace(),
+        // The protocol allows what nobody sees or what turns the text around; it only deceives.
+        _ => !c.is_ascii() && !is_hidden(c) && !c.is_whitespace(),
     };
     if local.starts_with('"') {
         return Err("a quoted local part is not supported");
@@ -269,6 +271,10 @@ mod tests {
             "<a@isp.example",
             "(c)a@isp.example",
             "a\u{a0}b@isp.example",
+            "a\u{202e}b@isp.example",
+            "a\u{200b}b@isp.example",
+            "a\u{2028}b@isp.example",
+            "a\u{ad}b@isp.example",
         ] {
             assert!(refused(text).contains("can not stand there"), "{text}");
         }
