@@ -172,7 +172,9 @@ fn written(fields: Fields<'_>, body: MimePart<'_>) -> Vec<u8> {
 fn fields<'a>(letter: &Letter<'a>) -> Fields<'a> {
     let Letter { from, to, subject, date, message_id, ticket, .. } = *letter;
     let address = |address: &'_ Address| AddressList::from(address.as_str().to_owned());
-    let subject: HeaderType<'a> = if subject.contains("=?") {
+    // White space at either end would be lost as it stands, and a tab where the field is folded.
+    let fragile = subject.trim() != subject || subject.contains('\t');
+    let subject: HeaderType<'a> = if fragile || subject.contains("=?") {
         Raw::new(encoded_words(subject)).into()
     } else {
         Text::new(subject).into()
@@ -639,6 +641,11 @@ print(count)
             &format!("=?x {}", "ä?=_".repeat(40)),
             "two  spaces   and a (comment) \"quoted\" <x@y.example>, b: c;",
             "\u{1f600}".repeat(75).as_str(),
+            " leading",
+            "\ttabs \t in it\t",
+            "trailing ",
+            "\u{a0}no break\u{a0}",
+            &"a\tb".repeat(60),
         ] {
             court.add(&desk.letter(subject, "b\n"), Protection::default());
         }
