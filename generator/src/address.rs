@@ -94,6 +94,11 @@ fn check_local_part(local: &str) -> Result<(), &'static str> {
     if !local.chars().all(|c| c == '.' || atom(c)) {
         return Err("there is a character before the @ that can not stand there");
     }
+    // Such words are none in an address (RFC 2047, 5), but some readers decode them there, and show or
+    // answer another address.
+    if local.contains("=?") {
+        return Err("the part before the @ looks like an encoded word");
+    }
     if local.len() > 64 {
         return Err("the part before the @ is longer than 64 octets");
     }
@@ -298,6 +303,10 @@ mod tests {
             assert!(refused(text).contains("IP address"), "{text}");
         }
         assert!(refused("\"a b\"@isp.example").contains("quoted"));
+        for text in ["=?utf-8?Q?a?=@isp.example", "a=?x@isp.example"] {
+            assert!(refused(text).contains("encoded word"), "{text}");
+        }
+        assert!("a=b?c?=d@isp.example".parse::<Address>().is_ok());
     }
 
     #[test]
