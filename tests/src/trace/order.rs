@@ -174,6 +174,7 @@ struct Written<'t> {
 }
 
 /// An attempt to relay a mail.
+#[derive(Clone)]
 struct Attempt<'t> {
     mail: &'t str,
     began: &'t Event,
@@ -187,6 +188,7 @@ struct Checker<'t> {
     trace: &'t Trace,
     written: Vec<Written<'t>>,
     sidecars: HashMap<&'t str, Sidecar>,
+    attempts: Vec<Attempt<'t>>,
     report: Report,
 }
 
@@ -225,7 +227,10 @@ impl<'t> Checker<'t> {
             // One that a kill kept from being written is none.
             .filter_map(|file| Some((mail_of(file.path)?, serde_json::from_slice(&file.octets).ok()?)))
             .collect();
-        Self { trace, written, sidecars, report: Report::default() }
+        let attempts = Vec::new();
+        let mut checker = Self { trace, written, sidecars, attempts, report: Report::default() };
+        checker.attempts = checker.all_attempts();
+        checker
     }
 
     // ---- The forms that rules have ----
@@ -266,8 +271,8 @@ impl<'t> Checker<'t> {
         self.before(rule, mail, event, after, (&format!("fsync of {path}"), &wanted));
     }
 
-    /// Its process must hold this lock from before `event` begins until `until`.
-    fn locked(&mut self, rule: Rule, mail: &str, event: &Event, until: u64, path: &str) {
+    /// Its process must hold this lock from before `event` begins until `until`. Whether it had it.
+    fn locked(&mut self, rule: Rule, mail: &str, event: &Event, until: u64, path: &str) -> bool {
         let mine = |other: &&Event| other.process == event.process;
         let mut events = self.trace.events.iter().filter(mine);
         let lock = events.clone().rfind(|other| {
@@ -285,7 +290,9 @@ impl<'t> Checker<'t> {
             (_, Some(free)) => format!("the lock of {path} may go, which went by {}", describe(free)),
             _ => String::new(),
         };
-        self.judge(rule, mail, event, lock.is_some() && free.is_none(), late);
+        let kept = lock.is_some() && free.is_none();
+        self.judge(rule, mail, event, kept, late);
+        kept
     }
 
     // ---- What is known of a mail ----
@@ -478,7 +485,7 @@ impl<'t> Checker<'t> {
             .map(|(address, _)| address)
             .collect();
         for address in accepted {
-            let answered = self.all_attempts().into_iter().find_map(|attempt| {
+            let answered = self.attempts.iter().find_map(|attempt| {
                 let fits = attempt.mail == mail && attempt.accepted.contains(&address.as_str());
                 attempt.answered.filter(|(_, code)| fits && *code == 250)
             });
@@ -568,15 +575,19 @@ impl<'t> Checker<'t> {
 
     fn attempts(&mut self) {
         let mut tried = Vec::new();
-        for attempt in self.all_attempts() {
+        for attempt in self.attempts.clone() {
             let Attempt { mail, began, data, octets, .. } = attempt;
             if !tried.contains(&began.process) {
                 tried.push(began.process);
-                let probe = "delivery/.probe.json.tmp";
-                self.durable(Rule::RecordingWasTried, mail, began, 0, probe);
+                let tried = |event: &Event| {
+                    event.process == began.process
+                        && event.what == What::Synced("delivery/.probe.json.tmp".into())
+                };
+                let words = "writing a record was tried";
+                self.before(Rule::RecordingWasTried, mail, began, 0, (words, &tried));
             }
             let lock = format!("sidecar/{mail}.json");
-            self.locked(Rule::MailIsLocked, mail, began, began.from, &lock);
+            let locked = self.locked(Rule::MailIsLocked, mail, began, began.from, &lock);
             if let Some(data) = data {
                 let published = format!("new/{mail}");
                 let wanted = |event: &Event| renamed_to(event, &published);
@@ -610,7 +621,7 @@ impl<'t> Checker<'t> {
             let synced = What::Synced("delivery".into());
             let durable = self.end_of(|event| event.from > in_place && event.what == synced);
             // One that was killed before that held it to its end.
-            if durable != NEVER {
+            if locked && durable != NEVER {
                 self.locked(Rule::LockIsHeldUntilRecorded, mail, began, durable, &lock);
             }
         }
@@ -659,6 +670,10 @@ impl<'t> Checker<'t> {
                     _ => false,
                 };
                 let archived = self.end_of(archived);
+                if archived == NEVER {
+                    // Somebody removed the file after the relay had it.
+                    return;
+                }
                 let kept = self.find(gone).map_or(archived, |event| event.to);
                 for (folder, after) in [("sent/cur", kept), ("new", archived), ("cur", archived)] {
                     self.durable(Rule::ArchiveIsDurable, mail, event, after, folder);
