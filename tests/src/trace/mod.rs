@@ -103,7 +103,7 @@ pub enum What {
 }
 
 /// What was done in a transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Transaction {
     /// The tickets that were drawn.
     pub drawn: Vec<String>,
