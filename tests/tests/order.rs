@@ -87,6 +87,12 @@ const PLANTED: &[(Rule, World, fn(&mut Planting))] = &[
         let (copy, mail) = (trace.sidecar(COPY), trace.sidecar(COPIED));
         trace.move_behind(|event| renamed_to(event, &copy), |event| renamed_to(event, &mail));
     }),
+    (Rule::CopiesAreCommitted, World::Usual, |trace| {
+        let copy = trace.sidecar(COPY);
+        let committed = trace.place(|event| renamed_to(event, &copy));
+        let synced = trace.next(committed, synced("sidecar"));
+        trace.0.events.remove(synced);
+    }),
     (Rule::SidecarsNameIsDurable, World::Usual, |trace| {
         let new = format!("new/{}", trace.mail(PLAIN));
         let before = trace.place(|event| renamed_to(event, &trace.sidecar(PLAIN)));
@@ -99,8 +105,13 @@ const PLANTED: &[(Rule, World, fn(&mut Planting))] = &[
             |mail: String| move |event: &Event| renamed_to(event, &format!("new/{mail}"));
         trace.move_behind(published(copy), published(mail));
     }),
+    (Rule::CopiesArePublished, World::Usual, |trace| {
+        trace.forget(synced("new"));
+    }),
     (Rule::NewIsDurableBeforeTmp, World::Usual, |trace| {
-        let new = trace.place(synced("new"));
+        let plain = format!("new/{}", trace.mail(PLAIN));
+        let published = trace.place(|event| renamed_to(event, &plain));
+        let new = trace.next(published, synced("new"));
         let tmp = trace.next(new, synced("tmp"));
         trace.set(new, trace.0.events[tmp].to + 1);
     }),

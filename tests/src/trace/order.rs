@@ -26,11 +26,11 @@ pub enum Rule {
     MailsOctetsAreDurable,
     /// A mail's name in `tmp/` is durable before its sidecar gets into place.
     DraftsNameIsDurable,
-    /// The copies of a mail are committed before it is.
+    /// The copies of a mail are committed, durably, before it is.
     CopiesAreCommitted,
     /// A sidecar's name is durable before its mail gets into `new/`.
     SidecarsNameIsDurable,
-    /// The copies of a mail are published before it is.
+    /// The copies of a mail are published, durably, before it is.
     CopiesArePublished,
     /// `new/` is durable before `tmp/` is.
     NewIsDurableBeforeTmp,
@@ -429,6 +429,8 @@ impl<'t> Checker<'t> {
             let path = format!("sidecar/{copy}.json");
             let wanted = |other: &Event| renamed_to(other, &path);
             self.before(Rule::CopiesAreCommitted, mail, event, 0, (&path, &wanted));
+            let in_place = self.sidecar_in_place(copy);
+            self.durable(Rule::CopiesAreCommitted, mail, event, in_place, "sidecar");
         }
     }
 
@@ -439,6 +441,8 @@ impl<'t> Checker<'t> {
             let path = format!("new/{copy}");
             let wanted = |other: &Event| renamed_to(other, &path);
             self.before(Rule::CopiesArePublished, mail, event, 0, (&path, &wanted));
+            let published = self.end_of(wanted);
+            self.durable(Rule::CopiesArePublished, mail, event, published, "new");
         }
         let tmp = self.find(|other| {
             other.from > event.to && other.what == What::Synced("tmp".into())
