@@ -115,6 +115,15 @@ struct Last {
     noted: BTreeSet<String>,
 }
 
+/// A directive that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directive {
+    /// Whom it is for, which makes a group here.
+    pub recipient: String,
+    /// Whether it waits while the group's last notification was not long ago.
+    pub may_wait: bool,
+}
+
 /// How a mail went from the outbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gone {
@@ -132,8 +141,7 @@ enum Gone {
 #[derive(Default)]
 pub struct Ledger {
     mails: BTreeMap<MailId, Known>,
-    /// Directives, by whether they may wait for the group's last notification.
-    directives: BTreeMap<i64, bool>,
+    directives: BTreeMap<i64, Directive>,
     sent: BTreeMap<i64, SentRow>,
     /// Which mail claimed a directive last.
     claimed: BTreeMap<i64, MailId>,
@@ -145,8 +153,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// A directive was stored.
-    pub fn stored(&mut self, directive: i64, may_wait: bool) {
-        self.directives.insert(directive, may_wait);
+    pub fn stored(&mut self, id: i64, directive: Directive) {
+        self.directives.insert(id, directive);
     }
 
     /// Holds what is seen against what is known. Panics, with words, where that can't be.
@@ -481,13 +489,22 @@ impl Ledger {
         self.sent.extend(sent);
     }
 
-    /// After a run of the generator nothing is pending but what waits.
+    /// After a run of the generator nothing is pending but what waits for a group's last notification.
     fn check_all_is_written(&self, sight: &Sight) {
-        for (directive, sent) in sight.directives.iter().flatten() {
-            let claim = self.claimed.get(directive).map(|id| self.mails[id].gone);
-            let written = sent.is_some() || claim == Some(None);
-            let waits = self.directives[directive];
-            assert!(written || waits, "the directive {directive} was not written");
+        let mut notified = BTreeSet::new();
+        let mut pending = Vec::new();
+        for (id, sent) in sight.directives.iter().flatten() {
+            let claim = self.claimed.get(id).map(|mail| self.mails[mail].gone);
+            let directive = &self.directives[id];
+            if claim == Some(None) || sent.as_ref().is_some_and(|row| row.notified) {
+                notified.insert(&directive.recipient);
+            } else if sent.is_none() {
+                pending.push((id, directive));
+            }
+        }
+        for (id, directive) in pending {
+            let waits = directive.may_wait && notified.contains(&directive.recipient);
+            assert!(waits, "the directive {id} was not written");
         }
     }
 

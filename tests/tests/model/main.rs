@@ -25,7 +25,7 @@ use world::World;
 const LENGTH: usize = 22;
 
 /// How long a sequence that fails is made shorter.
-const SHRINK: Duration = Duration::from_secs(180);
+const SHRINK: Duration = Duration::from_secs(60);
 
 #[test]
 fn whatever_happens_in_whatever_order_nothing_is_lost_repeated_or_sent_against_a_persons_word() {

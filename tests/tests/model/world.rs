@@ -20,7 +20,9 @@ use postgres::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::ledger::{Deeds, Ledger, SeenMail, SentRow, Settings, Sight, noted};
+use crate::ledger::{
+    Deeds, Directive as Stored, Ledger, SeenMail, SentRow, Settings, Sight, noted,
+};
 use crate::step::{Command, Database, End, Hand, Relay, Setting, Step};
 
 /// Everything that a sequence works on.
@@ -181,11 +183,12 @@ impl<'c> World<'c> {
         let events: Vec<Value> = groups.iter().map(|group| event(*group)).collect();
         self.site.insert(&events);
         let rows = self.site.database().connect().query(
-            "SELECT id, notification_interval > interval '0' FROM directives ORDER BY id",
+            "SELECT id, recipient_address, notification_interval > interval '0' FROM directives",
             &[],
         );
         for row in rows.expect("the database is there") {
-            self.ledger.stored(row.get(0), row.get(1));
+            let directive = Stored { recipient: row.get(1), may_wait: row.get(2) };
+            self.ledger.stored(row.get(0), directive);
         }
     }
 
