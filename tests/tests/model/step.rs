@@ -144,7 +144,12 @@ pub enum Database {
 pub fn sequence(random: &mut Random, length: usize) -> Vec<Step> {
     // So that what is away comes back, and what is at work is often the service.
     let (mut service, mut relay, mut database) = (false, true, true);
-    let mut steps = vec![insert(random), Step::Generate(End::Itself)];
+    let mut steps = vec![
+        Step::Configure(Setting::HoldUncertain(random.below(2) == 0)),
+        Step::Configure(Setting::HoldNew(random.below(8) == 0)),
+        insert(random),
+        Step::Generate(End::Itself),
+    ];
     while steps.len() < length {
         let step = match random.below(100) {
             0..12 => insert(random),
@@ -184,18 +189,20 @@ fn insert(random: &mut Random) -> Step {
 }
 
 fn end(random: &mut Random) -> End {
-    const CALLS: [(&str, u64); 7] = [
-        ("rename", 12),
-        ("fsync", 30),
+    // Between renames most is at stake.
+    const CALLS: [(&str, u64); 8] = [
+        ("rename", 8),
+        ("rename", 16),
+        ("fsync", 24),
         ("fchmod", 12),
-        ("unlink", 12),
+        ("unlink", 8),
         ("openat", 120),
         ("write", 60),
         ("sendto", 30),
     ];
-    match random.below(5) {
-        0 => End::After(random.below(250)),
-        1 => {
+    match random.below(8) {
+        0 | 1 => End::After(random.below(250)),
+        2 | 3 => {
             let (call, calls) = CALLS[index(random) % CALLS.len()];
             End::Before(call, 1 + u32::try_from(random.below(calls)).expect("it is small"))
         }
@@ -254,8 +261,8 @@ fn fault(random: &mut Random) -> Relay {
             Relay::Say { at, words, to, always: at == At::Rcpt && random.below(3) == 0 }
         }
         4 | 5 => Relay::HangUp(MOMENTS[index(random) % MOMENTS.len()]),
-        6 => Relay::Slow(random.below(400)),
-        7 | 8 => Relay::Behave,
+        6 | 7 => Relay::Slow(random.below(400)),
+        8 => Relay::Behave,
         _ => Relay::GoAway,
     }
 }
