@@ -56,6 +56,12 @@ pub enum NotMarked {
     /// The database refused it, or is away.
     #[error(transparent)]
     Database(#[from] Error),
+    /// It was written, and is not there.
+    #[error(
+        "directive {0} stays pending although it was marked: a trigger, rule or policy of the tables \
+         sent and directives undoes that"
+    )]
+    Undone(DirectiveId),
 }
 
 /// Marks the directives of many mails in one transaction.
@@ -88,7 +94,8 @@ pub fn suppress(
 }
 
 /// In one transaction: rows in `sent` with these tickets and times, and directives that point to the
-/// row of their ticket.
+/// row of their ticket. A directive that is there and pending after that is an error: the mail would
+/// give up its claim, and the generator would write another one.
 fn mark(
     client: &mut Client,
     tickets: &[&str],
@@ -113,13 +120,17 @@ fn mark(
         &[&directive_tickets, &directives],
     )?;
     let kept = transaction.query(
-        "SELECT mail.ticket, mail.directive, coalesce(s.intelmq_ticket, d.sent_id::text)
+        "SELECT mail.ticket, mail.directive, coalesce(s.intelmq_ticket, d.sent_id::text),
+                d.id IS NOT NULL AND d.sent_id IS NULL
            FROM unnest($1::text[], $2::bigint[]) AS mail (ticket, directive)
            LEFT JOIN directives AS d ON d.id = mail.directive
            LEFT JOIN sent AS s ON s.id = d.sent_id
           WHERE s.intelmq_ticket IS DISTINCT FROM mail.ticket",
         &[&directive_tickets, &directives],
     )?;
+    if let Some(row) = kept.iter().find(|row| row.get(3)) {
+        return Err(NotMarked::Undone(DirectiveId(row.get(1))));
+    }
     let taken = transaction.query(
         "SELECT mail.ticket
            FROM unnest($1::text[], $2::timestamptz[]) AS mail (ticket, sent_at)
