@@ -6,8 +6,10 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}'
         )
 }
 
@@ -30,4 +32,22 @@ pub fn fit(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_or_can_not_be_seen_is_escaped() {
+        let hidden =
+            "\u{1b}\n\u{85}\u{ad}\u{180e}\u{200b}\u{202e}\u{2066}\u{feff}\u{fffa}\u{e0041}";
+        assert!(hidden.chars().all(is_hidden));
+        assert_eq!(
+            one_line(hidden),
+            "\\u{1b}\\n\\u{85}\\u{ad}\\u{180e}\\u{200b}\\u{202e}\\u{2066}\\u{feff}\\u{fffa}\\u{e0041}"
+        );
+        let shown = "Grüße, 例え \u{1f600} a\u{301} \\ \"x\"";
+        assert_eq!(one_line(shown), shown);
+    }
 }
