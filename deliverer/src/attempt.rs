@@ -16,8 +16,7 @@ use tracing::{debug, debug_span};
 use crate::event::Event;
 use crate::relays::{Session, Turn};
 use crate::smtp::{
-    Address, Attempt, Cause, Connection, Deadlines, Envelope, Phase, Relay, RelayTrouble,
-    SendOptions,
+    Address, Attempt, Cause, Connection, Envelope, Phase, Relay, RelayTrouble, SendOptions,
 };
 
 /// What an attempt needs.
@@ -175,7 +174,7 @@ fn session_with(relay: &Relay, session: Option<Session>) -> Result<Session, Rela
         return Ok(session);
     }
     debug!(relay = relay.host, port = relay.port, "connecting");
-    let connection = Connection::open(relay, &Deadlines::default())?;
+    let connection = Connection::open(relay)?;
     Ok(Session { connection, opened: Instant::now(), mails: 0 })
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -52,12 +52,24 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
 }
 
 /// Renames within one file system. Not durable before `sync_folder` on both folders.
+///
+/// A crash within a rename can leave both names, of one file. Then the system has nothing to rename,
+/// and says that all is well: the old name is removed.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|cause| Error::Rename {
         from: from.to_owned(),
         to: to.to_owned(),
         cause,
-    })
+    })?;
+    if from != to && is_same_file(from, to) { remove(from) } else { Ok(()) }
+}
+
+/// Whether both names are there, and of one file.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// Removes a file; that there is none is fine.

@@ -123,8 +123,12 @@ impl<'a> Deliverer<'a> {
         disk::remove_temporary(&folder)?;
         // A record may have been renamed into place and not be durable yet.
         disk::sync_folder(&folder)?;
+        let snapshot = self.outbox.scan()?;
+        for (id, old, new) in &snapshot.met_again {
+            self.outbox.forget_old_name(id, old, new)?;
+        }
         let mut removed = 0;
-        for (id, entry) in self.outbox.scan()?.entries {
+        for (id, entry) in snapshot.entries {
             // Only what the last step of a finish leaves. A record beside a mail whose sidecar is
             // missing says that the relay has it: whoever took the sidecar away may bring it back.
             if entry.state(None) == State::Leftover

@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub entries: BTreeMap<MailId, Entry>,
     /// Everything that does not.
     pub oddities: Vec<Oddity>,
+    /// Mails that were met in two folders: where each was met first, and where then.
+    pub(crate) met_again: Vec<(MailId, MailFile, MailFile)>,
 }
 
 /// What the presence of a mail's files means.
@@ -312,7 +314,13 @@ impl Snapshot {
         if place == Place::Tmp && id.ticket().is_none() {
             self.oddity(folder.join(&name), NO_TICKET);
         }
-        meet(&mut self.entry(id).mail, MailFile { place, file_name: name, flags });
+        let met = MailFile { place, file_name: name, flags };
+        if let Some(before) = self.entry(id.clone()).mail.clone()
+            && before.place != place
+        {
+            self.met_again.push((id.clone(), before, met.clone()));
+        }
+        meet(&mut self.entry(id).mail, met);
     }
 
     fn oddity(&mut self, path: PathBuf, why: &'static str) {

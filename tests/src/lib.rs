@@ -18,6 +18,7 @@
 //! | [`terminal`] | a program in a terminal, in which keys are pressed and the screen is read |
 //! | [`small_disk`] | a file system that is soon full, and can be made read-only |
 //! | [`system`] | a free port, a copied folder |
+//! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
 //! | [`unprivileged`](mod@unprivileged) | the two programs without root's rights |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
@@ -37,6 +38,7 @@ pub mod site;
 pub mod small_disk;
 pub mod system;
 pub mod terminal;
+pub mod trace;
 pub mod unprivileged;
 pub mod watchdog;
 
