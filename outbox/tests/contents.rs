@@ -201,7 +201,7 @@ fn what_is_no_json_of_ours_is_refused_whatever_it_is() {
             (with("\"id\": \"", "\"id\": \"/etc/"), "as a mail id"),
             (with("\"id\": \"", "\"id\": \"%2e%2e%2f"), "as a mail id"),
             (with("\"id\": \"", "\"id\": \"\\u0000"), "as a mail id"),
-            (with("\"id\": \"", "\"id\": \"\\ud800"), "surrogate"),
+            (with("\"id\": \"", "\"id\": \"\\ud800"), "hex escape"),
         ];
         for (bytes, words) in cases {
             case.refuses(which, &bytes, words);
