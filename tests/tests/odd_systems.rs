@@ -267,7 +267,7 @@ fn without_one_of_its_folders_an_outbox_is_refused_at_the_start_and_forgets_noth
                     names(&site.deliverer(&["list"]), 75, path);
                 } else {
                     // The mail is left alone before any relay hears of it.
-                    names(&site.deliverer(&["run", "--once"]), 75, path);
+                    names(&site.deliverer(&["run", "--once"]), 1, path);
                 }
                 names(&site.deliverer(&["check"]), 1, path);
             }
