@@ -113,6 +113,10 @@ impl<'c> World<'c> {
         self.step(&Step::Database(Database::ComeBack));
         self.step(&Step::Relay(Relay::ComeBack));
         self.step(&Step::Relay(Relay::Behave));
+        self.step(&Step::Stop);
+        // By the settings of before, as far as these let it.
+        self.step(&Step::Generate(End::Itself));
+        self.step(&Step::Deliver(End::Itself));
         for setting in [
             Setting::HoldUncertain(false),
             Setting::HoldNew(false),
@@ -122,7 +126,6 @@ impl<'c> World<'c> {
         ] {
             self.step(&Step::Configure(setting));
         }
-        self.step(&Step::Stop);
         for _ in 0..10 {
             let mails = self.mails().len();
             for hand in [Hand::Untrash, Hand::Unflag] {
