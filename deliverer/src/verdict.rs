@@ -89,10 +89,10 @@ pub fn judge(
     let uncertain = attempt.is_uncertain();
     let counted = attempt.trouble.is_none() || uncertain || blame.is_some();
     if counted {
-        record.attempts += 1;
+        record.attempts = record.attempts.saturating_add(1);
         record.first_attempt_at.get_or_insert(at.now);
         record.last_attempt_at = Some(at.now);
-        record.uncertain += u32::from(uncertain);
+        record.uncertain = record.uncertain.saturating_add(u32::from(uncertain));
     }
     let overdue = record.first_attempt_at.is_some_and(|first| {
         // A first attempt in the future is a clock that was wrong, and no reason to give up.
@@ -143,8 +143,8 @@ pub fn judge(
 /// took it is not known.
 pub fn interrupted(mut record: DeliveryRecord, uncertain: Uncertain, now: Timestamp) -> Verdict {
     let offered = record.offered_at.take();
-    record.attempts += 1;
-    record.uncertain += 1;
+    record.attempts = record.attempts.saturating_add(1);
+    record.uncertain = record.uncertain.saturating_add(1);
     record.first_attempt_at = record.first_attempt_at.or(offered);
     record.last_attempt_at = offered;
     if uncertain == Uncertain::Hold {

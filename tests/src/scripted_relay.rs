@@ -163,6 +163,13 @@ impl ScriptedRelay {
         self.state().received.clone()
     }
 
+    /// Forgets all that came.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.received.clear();
+        state.commands.clear();
+    }
+
     /// Every command so far, over all connections.
     pub fn commands(&self) -> Vec<String> {
         self.state().commands.clone()
