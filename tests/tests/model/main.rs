@@ -3,6 +3,10 @@
 //! [`step`] has what can happen, as values; [`world`] lets it happen to the real programs, a real
 //! database and a relay; [`ledger`] is the model. A sequence that fails is made shorter as long as it
 //! still fails, and printed with all that the programs said. `OUTBOX_TEST_SEED` does it again.
+//!
+//! What is known and told elsewhere does not happen here: two mail readers at the same time, of which
+//! one clears the F of the other (docs/mutt.md), and scripts whose copies can come twice
+//! (docs/scripts.md).
 
 mod ledger;
 mod step;
@@ -29,7 +33,7 @@ const SHRINK: Duration = Duration::from_secs(60);
 
 #[test]
 fn whatever_happens_in_whatever_order_nothing_is_lost_repeated_or_sent_against_a_persons_word() {
-    sequences(1_701, |count, _| count < 24);
+    sequences(1_701, |count, _| count < 20);
 }
 
 #[test]
@@ -49,18 +53,19 @@ fn whatever_happens_in_whatever_order_for_minutes() {
 fn sequences(first: u64, go_on: impl Fn(u64, Instant) -> bool + Sync) {
     let (begun, count, failed) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
     let tallies = Mutex::new(Vec::new());
-    let alone = std::env::var_os("OUTBOX_TEST_SEED").is_some();
+    let given: Option<u64> =
+        std::env::var("OUTBOX_TEST_SEED").ok().and_then(|text| text.parse().ok());
     thread::scope(|scope| {
-        for _ in 0..if alone { 1 } else { 2 } {
+        for _ in 0..if given.is_some() { 1 } else { 2 } {
             scope.spawn(|| {
                 let cluster = Cluster::private();
                 loop {
                     let number = count.fetch_add(1, Ordering::Relaxed);
-                    let enough = if alone { number > 0 } else { !go_on(number, begun) };
+                    let enough = if given.is_some() { number > 0 } else { !go_on(number, begun) };
                     if enough || failed.load(Ordering::Relaxed) {
                         break;
                     }
-                    let seed = first + 2 * number;
+                    let seed = given.unwrap_or(first + 2 * number);
                     match sequence(seed, &cluster) {
                         Ok(tally) => {
                             tallies.lock().expect("nobody panics with it").push(tally);

@@ -265,7 +265,8 @@ fn command(random: &mut Random) -> Command {
 }
 
 fn fault(random: &mut Random) -> Relay {
-    const SAYINGS: [(At, &str); 8] = [
+    const SAYINGS: [(At, &str); 9] = [
+        (At::Rcpt, "450 4.2.0 greylisted, try again later"),
         (At::Rcpt, "450 4.2.0 greylisted, try again later"),
         (At::Rcpt, "550 5.1.1 no such user here"),
         (At::Mail, "451 4.3.0 not now"),
@@ -279,8 +280,9 @@ fn fault(random: &mut Random) -> Relay {
     match random.below(10) {
         0..4 => {
             let (at, words) = SAYINGS[index(random) % SAYINGS.len()];
-            let to = if at == At::Rcpt && random.below(2) == 0 { "slow" } else { "" };
-            Relay::Say { at, words, to, always: at == At::Rcpt && random.below(3) == 0 }
+            // One of two recipients has it then.
+            let to = if at == At::Rcpt && random.below(3) > 0 { "slow" } else { "" };
+            Relay::Say { at, words, to, always: at == At::Rcpt && random.below(2) == 0 }
         }
         4 | 5 => Relay::HangUp(MOMENTS[index(random) % MOMENTS.len()]),
         6 | 7 => Relay::Slow(random.below(400)),

@@ -579,8 +579,8 @@ fn stands_still(id: u32) -> bool {
 /// An event of a group: plain, with a copy, with two recipients, at most once a day.
 fn event(group: u64) -> Value {
     let to = match group {
-        3 => "slow3@isp.example,abuse3@isp.example".to_owned(),
-        4 | 6 => format!("slow{group}@isp.example"),
+        3 | 6 => format!("slow{group}@isp.example,abuse{group}@isp.example"),
+        4 => format!("slow{group}@isp.example"),
         _ => format!("abuse{group}@isp.example"),
     };
     let mut directive = Directive::to(&to);
