@@ -26,7 +26,9 @@ use serde_json::{Value, json};
 
 #[test]
 fn whatever_a_lost_power_leaves_of_some_moments_nothing_is_lost_and_nothing_sent_twice() {
-    for (world, number) in [(World::Usual, 60), (World::UncertainHold, 20), (World::WithoutArchive, 20)] {
+    for (world, number) in
+        [(World::Usual, 60), (World::UncertainHold, 20), (World::WithoutArchive, 20)]
+    {
         let crashes = distinct(world, recorded(world), 4);
         let chosen = some_of(crashes, number);
         assert_recovered(world, recorded(world), &chosen);
@@ -398,7 +400,8 @@ impl Machine {
             expect(record.state == right || uncertain, || format!("{to} is {:?}", record.state))?;
             let number: u32 = sidecar["ticket"].as_str().unwrap()[9..].parse().unwrap();
             let number = number - 10_000_000;
-            expected.extend([format!("sidecar/#{number}.json"), format!("delivery/#{number}.json")]);
+            expected
+                .extend([format!("sidecar/#{number}.json"), format!("delivery/#{number}.json")]);
             let name = format!("cur/#{number}:2,F");
             expected.push(name);
             let all = sidecar["envelope"]["to"].as_array().unwrap();
