@@ -21,8 +21,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use outbox_tests::random::Random;
+use outbox_tests::scripted_relay::At;
 use outbox_tests::{Cluster, programs};
-use step::Step;
+use step::{Command, End, Hand, Relay, Setting, Step};
 use world::World;
 
 /// How many steps a sequence has, before all is healed.
@@ -34,6 +35,58 @@ const SHRINK: Duration = Duration::from_secs(60);
 #[test]
 fn whatever_happens_in_whatever_order_nothing_is_lost_repeated_or_sent_against_a_persons_word() {
     sequences(1_701, |count, _| count < 20);
+}
+
+/// Each of these fails if one rule is broken that chance seldom tries: F, `review.hold_new`, the time of
+/// the next attempt, the lock of a mail, who has a mail already, publishing what is committed, asking a
+/// person after a kill.
+#[test]
+fn what_chance_seldom_brings_about_is_held_against_the_model_too() {
+    let generate = || Step::Generate(End::Itself);
+    let deliver = || Step::Deliver(End::Itself);
+    let slow = |always| {
+        Step::Relay(Relay::Say {
+            at: At::Rcpt,
+            words: "450 4.2.0 greylisted, try again later",
+            to: "slow",
+            always,
+        })
+    };
+    let regenerate = || Step::Command(Command::Regenerate, Some(0), End::Itself);
+    let mut sequences = vec![
+        vec![Step::Insert(vec![3, 4]), generate(), Step::Mail(Hand::Flag, 0), Step::Start],
+        vec![Step::Configure(Setting::HoldNew(true)), Step::Insert(vec![2]), generate(), deliver()],
+        vec![
+            Step::Configure(Setting::Patient(true)),
+            Step::Insert(vec![4]),
+            slow(false),
+            generate(),
+            deliver(),
+            deliver(),
+        ],
+        vec![Step::Insert(vec![3]), slow(true), generate(), deliver(), regenerate()],
+        vec![
+            Step::Start,
+            Step::Relay(Relay::Slow(3_000)),
+            Step::Insert(vec![1]),
+            generate(),
+            Step::Pass(1_000),
+            regenerate(),
+        ],
+    ];
+    for number in 1..=6 {
+        let killed = Step::Generate(End::Before("rename", number));
+        sequences.push(vec![Step::Insert(vec![2, 5]), killed, generate()]);
+        let killed = Step::Deliver(End::Before("fsync", number));
+        let hold = Step::Configure(Setting::HoldUncertain(true));
+        sequences.push(vec![hold, Step::Insert(vec![1]), generate(), killed, deliver()]);
+    }
+    let cluster = Cluster::private();
+    for steps in sequences {
+        if let Err(failure) = run(&steps, &cluster) {
+            panic!("{failure}");
+        }
+    }
 }
 
 #[test]
