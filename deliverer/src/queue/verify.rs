@@ -167,7 +167,13 @@ fn compare_files(outbox: &Outbox, mail: &Listed, findings: &mut Vec<Finding>) {
         // Withdrawn; or it is on its way, and then its record or its sidecar is.
         Ok(None) => return,
         Ok(Some(file)) => match outbox.read_mail(&file, sidecar) {
-            Ok(Ok(_)) => return,
+            Ok(Ok(_)) => match outbox.check_archive(&mail.id, &file) {
+                Ok(()) => return,
+                Err(error) => {
+                    let text = format!("{error}; it is not sent: take one of the two away");
+                    return tell(Severity::Wrong, text);
+                }
+            },
             Ok(Err(reason)) => reason,
             Err(error) if error.is_not_found() => return,
             Err(error) => error.to_string(),
