@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::spawn;
 
@@ -88,7 +88,7 @@ struct Answers {
     came: Condvar,
 }
 
-fn serve(mut client: UnixStream, server: &PathBuf, plan: &Mutex<Plan>) -> io::Result<()> {
+fn serve(mut client: UnixStream, server: &Path, plan: &Mutex<Plan>) -> io::Result<()> {
     let mut server = UnixStream::connect(server)?;
     let answers = Arc::<Answers>::default();
     {
@@ -97,8 +97,7 @@ fn serve(mut client: UnixStream, server: &PathBuf, plan: &Mutex<Plan>) -> io::Re
         spawn(move || answers.pass_on(server, client));
     }
     let mut requests = 0;
-    loop {
-        let Ok(request) = request(&mut client, requests == 0) else { break };
+    while let Ok(request) = request(&mut client, requests == 0) {
         requests += 1;
         let cut = {
             let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,7 +17,7 @@ use outbox_tests::events::{self, Directive, recipient};
 use outbox_tests::postgres_cluster::{DELIVERER_ROLE, GENERATOR_ROLE};
 use outbox_tests::programs;
 use outbox_tests::programs::{Finished, wait_until};
-use outbox_tests::scripted_relay::ScriptedRelay;
+use outbox_tests::scripted_relay::{Received, ScriptedRelay};
 use outbox_tests::site::{Program, Site};
 use outbox_tests::system::free_port;
 use serde_json::{Value, json};
@@ -143,87 +143,8 @@ fn who_gets_no_session_says_where_as_whom_and_why_and_works_when_there_is_one() 
     // It takes connections, and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = mute.local_addr().unwrap().port();
-    let both = |statement: &str| {
-        [GENERATOR_ROLE, DELIVERER_ROLE].map(|role| statement.replace("$", role)).join(";")
-    };
     let (here, server) = (("127.0.0.1", cluster.port()), (socket_dir.as_str(), cluster.port()));
-    // What is wrong, where the programs connect, what else is set, what makes it so and what mends it,
-    // and what is to be read.
-    type Case<'c> = (&'c str, (&'c str, u16), &'c [(&'c str, Value)], String, String, [&'c str; 2]);
-    let none = String::new;
-    let rules = |rules: &str| authentication(&["local all postgres trust", rules]);
-    let trust = || authentication(&["local all all trust", "host all all all trust"]);
-    let cases: [Case<'_>; 13] = [
-        ("no socket", ("/nowhere", 5432), &[], none(), none(), ["No such file", ""]),
-        ("no port", ("127.0.0.1", free_port()), &[], none(), none(), ["refused", ""]),
-        ("mute", ("127.0.0.1", mute), &[], none(), none(), ["said nothing for 20 seconds", ""]),
-        (
-            "a wrong password",
-            server,
-            &[("password", json!("wrong"))],
-            rules("local all all scram-sha-256"),
-            trust(),
-            ["password authentication failed", "28P01"],
-        ),
-        (
-            "no password",
-            server,
-            &[],
-            rules("local all all scram-sha-256"),
-            trust(),
-            ["password missing", ""],
-        ),
-        ("no rule", server, &[], rules(""), trust(), ["no pg_hba.conf entry", "28000"]),
-        (
-            "no such role",
-            server,
-            &[("username", json!("nobody"))],
-            none(),
-            none(),
-            ["role \"nobody\" does not exist", "28000"],
-        ),
-        (
-            "no such database",
-            server,
-            &[("name", json!("nothing"))],
-            none(),
-            none(),
-            ["database \"nothing\" does not exist", "3D000"],
-        ),
-        ("no TLS", here, &[("sslmode", json!("require"))], none(), none(), ["TLS", ""]),
-        (
-            "TLS wanted",
-            here,
-            &[("sslmode", json!("disable"))],
-            rules("hostssl all all all trust"),
-            trust(),
-            ["no encryption", "28000"],
-        ),
-        (
-            "no login",
-            server,
-            &[],
-            both("ALTER ROLE $ NOLOGIN"),
-            both("ALTER ROLE $ LOGIN"),
-            ["not permitted to log in", "28000"],
-        ),
-        (
-            "too many",
-            server,
-            &[],
-            both("ALTER ROLE $ CONNECTION LIMIT 0"),
-            both("ALTER ROLE $ CONNECTION LIMIT -1"),
-            ["too many connections", "53300"],
-        ),
-        (
-            "no right to connect",
-            server,
-            &[],
-            format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"),
-            format!("GRANT CONNECT ON DATABASE {name} TO PUBLIC"),
-            ["permission denied for database", "42501"],
-        ),
-    ];
+    let cases = ways_to_get_no_session(server, here, mute, &name);
     for (number, (what, (host, port), settings, breaking, mending, words)) in (1..).zip(cases) {
         println!("{what}");
         // A mail to be marked, and a group to become one.
@@ -234,7 +155,7 @@ fn who_gets_no_session_says_where_as_whom_and_why_and_works_when_there_is_one() 
         let mut event = as_it_was.clone();
         (event["host"], event["port"]) = (json!(host), json!(port));
         for (key, value) in settings {
-            event[key] = value.clone();
+            event[key] = value;
         }
         site.sql(&both("ALTER ROLE $ PASSWORD 'right'"));
         configure(&site, &breaking);
@@ -286,6 +207,98 @@ fn who_gets_no_session_says_where_as_whom_and_why_and_works_when_there_is_one() 
         site.deliverer(&["run", "--once"]).expect(0);
         assert_all_sent_once(&site, &relay, 2 * number);
     }
+}
+
+/// What is wrong, where the programs connect, what else is set, what makes it so and what mends it, and
+/// what is to be read.
+type Case<'c> = (&'c str, (&'c str, u16), Vec<(&'c str, Value)>, String, String, [&'c str; 2]);
+
+/// `server` and `here` are ways to a server that is well, `mute` is the port of one that says nothing.
+fn ways_to_get_no_session<'c>(
+    server: (&'c str, u16),
+    here: (&'c str, u16),
+    mute: u16,
+    database: &str,
+) -> Vec<Case<'c>> {
+    let none = String::new;
+    let rules = |rules: &str| authentication(&["local all postgres trust", rules]);
+    let trust = || authentication(&["local all all trust", "host all all all trust"]);
+    vec![
+        ("no socket", ("/nowhere", 5432), vec![], none(), none(), ["No such file", ""]),
+        ("no port", ("127.0.0.1", free_port()), vec![], none(), none(), ["refused", ""]),
+        ("mute", ("127.0.0.1", mute), vec![], none(), none(), ["said nothing for 20 seconds", ""]),
+        (
+            "a wrong password",
+            server,
+            vec![("password", json!("wrong"))],
+            rules("local all all scram-sha-256"),
+            trust(),
+            ["password authentication failed", "28P01"],
+        ),
+        (
+            "no password",
+            server,
+            vec![],
+            rules("local all all scram-sha-256"),
+            trust(),
+            ["password missing", ""],
+        ),
+        ("no rule", server, vec![], rules(""), trust(), ["no pg_hba.conf entry", "28000"]),
+        (
+            "no such role",
+            server,
+            vec![("username", json!("nobody"))],
+            none(),
+            none(),
+            ["role \"nobody\" does not exist", "28000"],
+        ),
+        (
+            "no such database",
+            server,
+            vec![("name", json!("nothing"))],
+            none(),
+            none(),
+            ["database \"nothing\" does not exist", "3D000"],
+        ),
+        ("no TLS", here, vec![("sslmode", json!("require"))], none(), none(), ["TLS", ""]),
+        (
+            "TLS wanted",
+            here,
+            vec![("sslmode", json!("disable"))],
+            rules("hostssl all all all trust"),
+            trust(),
+            ["no encryption", "28000"],
+        ),
+        (
+            "no login",
+            server,
+            vec![],
+            both("ALTER ROLE $ NOLOGIN"),
+            both("ALTER ROLE $ LOGIN"),
+            ["not permitted to log in", "28000"],
+        ),
+        (
+            "too many",
+            server,
+            vec![],
+            both("ALTER ROLE $ CONNECTION LIMIT 0"),
+            both("ALTER ROLE $ CONNECTION LIMIT -1"),
+            ["too many connections", "53300"],
+        ),
+        (
+            "no right to connect",
+            server,
+            vec![],
+            format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC"),
+            format!("GRANT CONNECT ON DATABASE {database} TO PUBLIC"),
+            ["permission denied for database", "42501"],
+        ),
+    ]
+}
+
+/// The statement for each of the two roles.
+fn both(statement: &str) -> String {
+    [GENERATOR_ROLE, DELIVERER_ROLE].map(|role| statement.replace('$', role)).join(";")
 }
 
 /// What writes these lines into `pg_hba.conf`.
@@ -415,7 +428,7 @@ fn broken_at_every_request(program: Program, command: &[&str]) {
                 let run = run.expect(75);
                 let words = ["connection closed", "cannot connect", "end of file"];
                 let told = |line: &&str| words.iter().any(|words| line.contains(words));
-                assert!(run.lines("ERROR").iter().any(|line| told(line)), "{run}");
+                assert!(run.lines("ERROR").iter().any(told), "{run}");
             }
             // A server notices only then that its client is gone.
             wait_until("the sessions have ended", || sessions(&site) == 0);
@@ -648,6 +661,12 @@ fn a_right_that_is_missing_is_named_with_table_and_role_and_check_knows_before()
             ),
             Works,
         ),
+    ]);
+}
+
+#[test]
+fn what_a_role_can_not_see_is_an_error_and_nothing_is_passed_over() {
+    each(&[
         odd(
             "the schema",
             "REVOKE USAGE ON SCHEMA public FROM eventdb_send_notifications, PUBLIC",
@@ -1183,7 +1202,7 @@ fn assert_all_sent_once(site: &Site, relay: &ScriptedRelay, groups: usize) {
     let received = relay.received();
     let recipients: BTreeSet<_> = received.iter().map(|mail| mail.to.join(" ")).collect();
     assert_eq!((received.len(), recipients.len()), (groups, groups), "each mail once");
-    let tickets: BTreeSet<_> = received.iter().map(|mail| mail.ticket()).collect();
+    let tickets: BTreeSet<_> = received.iter().map(Received::ticket).collect();
     assert!(tickets.into_iter().eq(site.sent_tickets()), "what was sent is what is marked");
     let mut others = site.files();
     others.retain(|file| !file.starts_with("sent/cur/#"));
