@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::address::Address;
 use crate::event::{Event, Value};
 use crate::formats::{Data, Decision, MailPlan, TemplateChoice, TicketOf};
 use crate::group::EventId;
@@ -220,7 +221,7 @@ for line in sys.stdin:
     assert!(mail.substitutions["x"].verbatim);
     assert!(mail.mark_sent && mail.envelope_to.is_none());
     assert_eq!((copy.ticket.clone(), copy.mark_sent), (mail.ticket.clone(), false));
-    let to: Vec<&str> = copy.envelope_to.iter().flatten().map(|to| to.as_str()).collect();
+    let to: Vec<&str> = copy.envelope_to.iter().flatten().map(Address::as_str).collect();
     assert_eq!(to, ["copy@cert.example"], "nobody gets a mail twice");
     assert_eq!((&last.ticket, last.mark_sent, last.data), (&TicketOf::Own, true, Data::Inline));
     assert_eq!(last.template, TemplateChoice::Named("t".into()));

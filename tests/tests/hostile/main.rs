@@ -164,6 +164,7 @@ fn judge_mails(site: &Site, cases: &[Case], mails: &BTreeMap<usize, PathBuf>, ho
             assert_eq!((&read.subject, &read.old_subject), (&subject, &subject), "{}", about());
         }
         assert!(!read.subject.contains(['\r', '\n']), "{}", about());
+        assert_eq!(read.structure, structure(&read), "{}", about());
         if let Some(text) = &check.text {
             assert_eq!(lf(&read.text), lf(text), "{}", about());
         }
@@ -185,6 +186,25 @@ fn judge_mails(site: &Site, cases: &[Case], mails: &BTreeMap<usize, PathBuf>, ho
             }
         }
     }
+}
+
+/// The parts that a mail with these files has, in their order, the whole before what is in it.
+fn structure(read: &Read) -> Vec<&'static str> {
+    let mut parts = vec!["text/plain"];
+    let file = read.names.iter().flatten().find(|name| name.starts_with("events."));
+    if let Some(name) = file {
+        let of_file = match name.as_str() {
+            "events.zip" => "application/zip",
+            "events.csv.gz" => "application/gzip",
+            _ => "text/csv",
+        };
+        parts = vec!["multipart/mixed", "text/plain", of_file];
+    }
+    if read.signed_by.is_some() {
+        parts.insert(0, "multipart/signed");
+        parts.push("application/pgp-signature");
+    }
+    parts
 }
 
 fn tickets(site: &Site) -> Vec<String> {
@@ -231,7 +251,6 @@ struct Read {
     names: Vec<Option<String>>,
     text: String,
     rows: Option<Vec<Vec<String>>>,
-    parts: Vec<String>,
     signed_by: Option<String>,
 }
 
