@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
-use outbox_tests::programs::Finished;
+use outbox_tests::programs::{Finished, LIMIT};
 use outbox_tests::site::Site;
 use serde::Deserialize;
 use serde_json::Value;
@@ -95,7 +95,9 @@ fn generate(site: &Site, cases: &[Case]) -> Outcome {
         .collect();
     let rejected = site.column::<i64>("SELECT events_id FROM directives_rejected");
     let failing = cases.iter().any(|case| matches!(case.wanted, Wanted::Error(_)));
-    let run = site.generator(&["run", "--all"]).expect(i32::from(failing));
+    // Hundreds of groups, and a busy machine perhaps.
+    let run = site.start_generator(&["run", "--all"]).finish_within(10 * LIMIT);
+    let run = run.expect(i32::from(failing));
     judge_log(&run);
 
     let mut errors = BTreeMap::new();
