@@ -228,7 +228,9 @@ impl<'a> Service<'a> {
         self.told.oddities(&snapshot);
         let lack = self.housekeeping.watch_room(&self.deliverer, &self.config)?;
         self.monitor.room(lack);
-        self.unmarked.listen();
+        if let Some(trouble) = self.unmarked.listen() {
+            self.monitor.database(Some(trouble.to_owned()));
+        }
         self.told.begin_anew(&snapshot);
         self.due.begin_anew(&snapshot);
         self.sort_out(&snapshot)?;
