@@ -18,7 +18,7 @@ pub struct Authority {
 
 impl Authority {
     /// One that nobody else knows.
-    #[expect(clippy::new_without_default, reason = "each is another one")]
+    #[allow(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are fine");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -460,14 +460,11 @@ impl Conversation {
     }
 
     fn offers(&self) -> String {
-        let mut offers = String::from("250-scripted.example\r\n");
-        for offer in self.offers {
-            offers += &format!("250-{offer}\r\n");
-        }
-        if matches!(self.tls, Tls::StartTls(_)) && self.stream.get_ref().tls.is_none() {
-            offers += "250-STARTTLS\r\n";
-        }
-        offers + "250 HELP"
+        let encrypts = matches!(self.tls, Tls::StartTls(_)) && self.stream.get_ref().tls.is_none();
+        let mut lines = vec!["250-scripted.example"];
+        lines.extend(self.offers);
+        lines.extend(encrypts.then_some("STARTTLS"));
+        lines.join("\r\n250-") + "\r\n250 HELP"
     }
 
     fn begin_tls(&mut self, mut config: Arc<ServerConfig>) -> Result<(), Over> {
@@ -539,13 +536,11 @@ impl Conversation {
 
     /// Says what is usual, or does what was ordered. Whether it said yes.
     fn answer(&mut self, at: At, about: &str, usually: &str) -> Result<bool, Over> {
-        match self.shared.act(at, about) {
-            Some(act) => self.perform(act, usually),
-            None => {
-                self.say(usually)?;
-                Ok(is_yes(usually))
-            }
+        if let Some(act) = self.shared.act(at, about) {
+            return self.perform(act, usually);
         }
+        self.say(usually)?;
+        Ok(is_yes(usually))
     }
 
     fn perform(&mut self, act: Act, usually: &str) -> Result<bool, Over> {
