@@ -64,7 +64,7 @@ pub enum Came {
     NoSession(RelayTrouble),
     /// The mail is held, taken back or gone by now, or somebody is about to take it back.
     NotNow,
-    /// A file of the mail can't be read.
+    /// A file of the mail can't be read, or is where it is not to be.
     Unreadable(outbox::Error),
     /// The mail can't be given to any relay, for this reason.
     Unfit(Box<Found>, String),
@@ -190,6 +190,7 @@ fn read(outbox: &Outbox, id: &MailId, known: &MailFile) -> Result<(Box<Found>, V
         Ok(_) => return Err(Came::NotNow),
         Err(error) => return Err(Came::Unreadable(error)),
     };
+    outbox.check_archive(id, &file).map_err(Came::Unreadable)?;
     let content = outbox.read_mail(&file, &sidecar);
     let found = Box::new(Found { sidecar, file });
     match content {

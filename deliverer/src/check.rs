@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use outbox::Outbox;
-use outbox_config::database::describe;
 use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure, SmtpSettings, SmtpTimeouts, SmtpTls};
 
@@ -61,7 +60,7 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
 fn check_database(config: &Config) -> anyhow::Result<String> {
     let settings = &config.database()?.event;
     let mut client = connect(settings)?;
-    let missing = missing_rights(&mut client).map_err(|error| anyhow!("{}", describe(&error)))?;
+    let missing = missing_rights(&mut client)?;
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
