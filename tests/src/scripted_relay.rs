@@ -57,7 +57,7 @@ pub enum Act {
     HangUp,
     /// Has the connection broken off (RST).
     Reset,
-    /// Sends these octets, which are no answer to anything.
+    /// Sends these octets, which are no answer to anything. It does not have a mail of which it says so.
     Babble(Vec<u8>),
     /// Sends these octets and hangs up.
     SendAndHangUp(Vec<u8>),

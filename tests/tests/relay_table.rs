@@ -523,7 +523,6 @@ const NO_ANSWER: &str = "no answer to the final dot: the relay may have taken th
 const NO_MEANING: &str = "an answer to the final dot that has no meaning there: ";
 
 /// What the run has to leave behind in which the relay misbehaves.
-#[expect(clippy::too_many_lines, reason = "a table as well")]
 fn expect_first_run(row: &Row) -> Found {
     let dots = usize::from(row.at == Step::Dot);
     let trouble = row.trouble();
