@@ -42,6 +42,9 @@ mod transaction;
 mod trouble;
 
 #[cfg(test)]
+#[path = "../../../tests/src/authority.rs"]
+mod authority;
+#[cfg(test)]
 mod scripted;
 #[cfg(test)]
 mod tests;
