@@ -89,13 +89,15 @@ pub fn judge(
     let uncertain = attempt.is_uncertain();
     let counted = attempt.trouble.is_none() || uncertain || blame.is_some();
     if counted {
-        record.attempts += 1;
-        record.first_attempt_at.get_or_insert(at.now);
+        record.attempts = record.attempts.saturating_add(1);
+        // One in the future is of a clock that was wrong: counted from there, the mail would never be given up.
+        let first = record.first_attempt_at.filter(|first| *first <= at.now);
+        record.first_attempt_at = first.or(Some(at.now));
         record.last_attempt_at = Some(at.now);
-        record.uncertain += u32::from(uncertain);
+        record.uncertain = record.uncertain.saturating_add(u32::from(uncertain));
     }
     let overdue = record.first_attempt_at.is_some_and(|first| {
-        // A first attempt in the future is a clock that was wrong, and no reason to give up.
+        // One in the future, of a clock that was wrong, is no reason to give up.
         Duration::try_from(at.now.duration_since(first))
             .is_ok_and(|waited| waited >= at.settings.expire_after)
     });
@@ -149,8 +151,8 @@ fn give_up(record: &mut DeliveryRecord, envelope: &Envelope, attempt: &Attempt) 
 /// took it is not known.
 pub fn interrupted(mut record: DeliveryRecord, uncertain: Uncertain, now: Timestamp) -> Verdict {
     let offered = record.offered_at.take();
-    record.attempts += 1;
-    record.uncertain += 1;
+    record.attempts = record.attempts.saturating_add(1);
+    record.uncertain = record.uncertain.saturating_add(1);
     record.first_attempt_at = record.first_attempt_at.or(offered);
     record.last_attempt_at = offered;
     if uncertain == Uncertain::Hold {
@@ -354,6 +356,17 @@ mod tests {
         let verdict = judged(record, &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None));
         assert!(!verdict.record.was_held());
         assert_eq!(verdict.record.state, DeliveryState::Accepted, "someone has it");
+    }
+
+    #[test]
+    fn a_first_attempt_in_the_future_is_forgotten_so_that_the_mail_is_given_up_one_day() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2099-01-01T00:00:00Z"));
+        record.attempts = u32::MAX;
+        let record =
+            judged(record, &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None)).record;
+        assert_eq!(record.state, DeliveryState::Deferred);
+        assert_eq!((record.first_attempt_at, record.attempts), (Some(at(NOW)), u32::MAX));
     }
 
     #[test]
