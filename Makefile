@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak fuzz deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -37,7 +37,7 @@ doc: ## does the documentation of the code build?
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 shellcheck: ## lints for the shell scripts
-	shellcheck .ci/run tests/install.sh tests/units.sh tests/demo/*.sh
+	shellcheck .ci/run tests/install.sh tests/units.sh tests/demo/*.sh tests/fuzz/*.sh
 
 units: ## does systemd take the units, and is their sandbox tight?
 	@tests/units.sh
@@ -47,6 +47,9 @@ test: ## all tests
 
 soak: ## the long tests: both programs against each other for two minutes, and killed forty times
 	cargo test -p outbox-tests --locked --test end_to_end --test interruptions -- --ignored --nocapture
+
+fuzz: ## random input for whatever reads or writes something, MINUTES=10 each (tests/fuzz)
+	@tests/fuzz/run.sh $(or $(MINUTES),10)
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then \

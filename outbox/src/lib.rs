@@ -34,6 +34,8 @@ mod folder;
 mod mail_file;
 mod mail_lock;
 mod names;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 mod permissions;
 mod publish;
 mod rename;
