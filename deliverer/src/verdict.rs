@@ -216,6 +216,9 @@ fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDurati
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use outbox::MailId;
 
@@ -230,7 +233,7 @@ mod tests {
         time.parse().unwrap()
     }
 
-    fn id() -> MailId {
+    pub(super) fn id() -> MailId {
         "1764028800.M1P2Q3.20261125-10000042.host".parse().unwrap()
     }
 
@@ -252,7 +255,7 @@ mod tests {
         }
     }
 
-    fn lost() -> RelayTrouble {
+    pub(super) fn lost() -> RelayTrouble {
         let cause = Cause::Lost("closed by the relay".into());
         RelayTrouble { phase: Phase::FinalDot, cause, stale: false }
     }
@@ -272,15 +275,15 @@ mod tests {
         judge_with(&DeliverySettings::default(), record, attempt).expect("something was said")
     }
 
-    fn accepted() -> Outcome {
+    pub(super) fn accepted() -> Outcome {
         Outcome::Accepted(Reply::of(250, "2.0.0 queued"))
     }
 
-    fn deferred() -> Outcome {
+    pub(super) fn deferred() -> Outcome {
         Outcome::Deferred(Reply::of(450, "4.2.0 greylisted"))
     }
 
-    fn rejected() -> Outcome {
+    pub(super) fn rejected() -> Outcome {
         Outcome::Rejected(Reply::of(550, "5.1.1 no such user"))
     }
 
