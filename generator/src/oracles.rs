@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outbox::{GroupKey, Ticket};
+use outbox_config::database::types::{FromSql as _, Type};
 use outbox_config::text::is_hidden;
-use postgres::types::{FromSql as _, Type};
 
 use crate::address::{Address, EnvelopeFrom, Mailbox, recipients};
 use crate::column::{Column, Field};

@@ -34,6 +34,7 @@ mod folder;
 mod mail_file;
 mod mail_lock;
 mod names;
+mod once;
 #[cfg(any(test, fuzzing))]
 pub mod oracles;
 mod permissions;

@@ -127,10 +127,9 @@ pub fn names(text: &[u8]) {
     }
     if let Some(at) = id.written_at() {
         let first = id.as_str().split('.').next().unwrap();
-        assert_eq!(
-            first.trim_start_matches('+').trim_start_matches('0'),
-            at.as_second().to_string().trim_start_matches('0')
-        );
+        let plain =
+            |number: &str| number.trim_start_matches('-').trim_start_matches('0').to_owned();
+        assert_eq!(plain(first), plain(&at.as_second().to_string()));
     }
     let letters = info.strip_prefix("2,").unwrap_or_default();
     for letter in letters.chars() {

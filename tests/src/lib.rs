@@ -17,6 +17,7 @@
 //! | [`random`] | random moments that a seed repeats |
 //! | [`terminal`] | a program in a terminal, in which keys are pressed and the screen is read |
 //! | [`system`] | a free port, a copied folder |
+//! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
 pub mod database;
@@ -34,6 +35,7 @@ pub mod service_manager;
 pub mod site;
 pub mod system;
 pub mod terminal;
+pub mod trace;
 pub mod watchdog;
 
 pub use database::Database;

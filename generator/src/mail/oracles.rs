@@ -1,6 +1,7 @@
 //! What must be true of any mail that we write.
 
 use mail_parser::{MessageParser, MimeHeaders as _, PartType};
+use outbox_config::text::turns_or_ends_line;
 
 use super::{Attachment, Letter, MailError, MessageId, With, compose, quoted_printable};
 use crate::address::Mailbox;
@@ -53,8 +54,8 @@ pub(crate) fn mail(data: &[u8]) {
         ticket: &ticket,
     };
     let in_header = [&*subject, from.name.as_deref().unwrap_or_default(), &file_name];
-    let is_harmful =
-        in_header.iter().any(|text| text.contains(|c: char| c.is_control() && c != '\t'));
+    let ends_a_line = |c: char| (c.is_control() && c != '\t') || turns_or_ends_line(c);
+    let is_harmful = in_header.iter().any(|text| text.contains(ends_a_line));
     let bytes = match compose(&letter, Protection::default()) {
         Err(MailError::Header { .. }) => {
             assert!(is_harmful);
