@@ -208,8 +208,8 @@ fn uncertain_words(reply: Option<&crate::smtp::Reply>) -> String {
 /// How long to wait after the `attempts`th: doubling from `retry_min` to `retry_max`, of which
 /// between three and four quarters are waited.
 fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDuration {
-    let doublings = attempts.saturating_sub(1).min(31);
-    let doubled = settings.retry_min.checked_mul(1 << doublings);
+    let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
+    let doubled = settings.retry_min.checked_mul(factor);
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
     SignedDuration::from_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
@@ -338,6 +338,10 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 240, 240, 240]);
         assert_eq!(wait(1, &settings, 0.0), SignedDuration::from_secs(225));
         assert_eq!(minutes(u32::MAX, 1.0), 240);
+        let (retry_min, retry_max) =
+            (Duration::from_secs(1), Duration::from_secs(100 * 366 * 86_400));
+        let settings = DeliverySettings { retry_min, retry_max, ..settings };
+        assert_eq!(wait(33, &settings, 1.0).unsigned_abs(), retry_max, "the longest there is");
     }
 
     #[test]
