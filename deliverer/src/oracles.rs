@@ -3,8 +3,11 @@
 
 use crate::{bounces, queue, smtp, status};
 
-/// The oracles, by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+/// A name, and what must be true of any input that it is given.
+pub type Oracle = (&'static str, fn(&[u8]));
+
+/// All oracles.
+pub const ALL: &[Oracle] = &[
     ("reply", smtp::oracles::reply),
     ("wire", smtp::oracles::wire),
     ("bounce", bounces::oracles::bounce),

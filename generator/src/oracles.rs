@@ -18,8 +18,11 @@ use crate::table::{Table, TableOptions};
 use crate::template::{Template, TemplateError};
 use crate::{formats, preview, scripts, store};
 
-/// The oracles, by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+/// A name, and what must be true of any input that it is given.
+pub type Oracle = (&'static str, fn(&[u8]));
+
+/// All oracles.
+pub const ALL: &[Oracle] = &[
     ("template", template),
     ("address", address),
     ("pattern", pattern),
@@ -37,7 +40,7 @@ fn template(text: &[u8]) {
     let Ok(text) = str::from_utf8(text) else { return };
     let value = |name: &str| match name {
         "a" | "source.asn" => Some("$b ${a} $$ $"),
-        _ if name.len() % 2 == 0 => Some("ä"),
+        _ if name.len().is_multiple_of(2) => Some("ä"),
         _ => None,
     };
     let plain =

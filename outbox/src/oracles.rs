@@ -16,8 +16,11 @@ use crate::{
     disk,
 };
 
-/// The oracles, by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[("sidecar", sidecar), ("record", record), ("names", names)];
+/// A name, and what must be true of any input that it is given.
+pub type Oracle = (&'static str, fn(&[u8]));
+
+/// All oracles.
+pub const ALL: &[Oracle] = &[("sidecar", sidecar), ("record", record), ("names", names)];
 
 /// A sidecar that is read says what any other reader of JSON finds in it, and is written so that it reads the same.
 pub fn sidecar(file: &[u8]) {

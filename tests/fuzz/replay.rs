@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+type Oracle = (&'static str, fn(&[u8]));
+
 /// Runs each oracle on the files of its name.
-pub fn replay(oracles: &[(&str, fn(&[u8]))]) {
+pub fn replay(oracles: &[Oracle]) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     let corpus = corpus.map(|folder| folder.join("tests/fuzz/corpus")).find(|path| path.is_dir());
     let corpus = corpus.expect("the corpus is below the workspace's root");

@@ -44,15 +44,19 @@ pub(crate) fn selector(lines: &[u8]) {
         .map(|mail| (true, mail))
         .chain(selected.others.iter().map(|mail| (false, mail)))
     {
-        let named =
+        let is_named =
             names.is_empty() || names.iter().any(|name| is_called(&mail.id, mail.ticket(), name));
         if glob.as_str().contains('[') {
-            assert!(named || !picked);
+            assert!(is_named || !picked);
             continue;
         }
         let [address] = mail.recipients() else { unreachable!("it has one recipient") };
         let lower = |text: &str| text.to_ascii_lowercase().chars().collect::<Vec<char>>();
-        assert_eq!(picked, named && is_like(&lower(address), &lower(glob.as_str())), "{address:?}");
+        assert_eq!(
+            picked,
+            is_named && is_like(&lower(address), &lower(glob.as_str())),
+            "{address:?}"
+        );
     }
 }
 

@@ -98,8 +98,8 @@ fn envelope() -> Envelope {
 }
 
 /// An attempt in which this is said of those who are asked for.
-fn attempt(open: &[&str], said: &[Said; 4], trouble: bool) -> Attempt {
-    let recipient = |(address, said): (&&str, &Said)| Recipient {
+fn attempt(open: &[&str], said: [Said; 4], trouble: bool) -> Attempt {
+    let recipient = |(address, said): (&&str, Said)| Recipient {
         address: address.parse().expect("an address"),
         outcome: match said {
             Said::Accepted => accepted(),
@@ -134,9 +134,9 @@ fn after(record: &DeliveryRecord, step: &Step, present: &Present) -> Option<Verd
         judge(record.clone(), &envelope, attempt, &at)
     };
     match step {
-        Step::Attempt { said, trouble, blamed } => judge(&attempt(&open, said, *trouble), *blamed),
+        Step::Attempt { said, trouble, blamed } => judge(&attempt(&open, *said, *trouble), *blamed),
         Step::Refused => {
-            let mut attempt = attempt(&open, &[Said::Nothing; 4], false);
+            let mut attempt = attempt(&open, [Said::Nothing; 4], false);
             attempt.refusal = Some(Refusal::Empty);
             judge(&attempt, false)
         }

@@ -10,8 +10,11 @@ use crate::{
     Config, ConfigError, Rate, duration_words, parse_duration, parse_size, program, size_words,
 };
 
-/// The oracles, by name.
-pub const ALL: &[(&str, fn(&[u8]))] =
+/// A name, and what must be true of any input that it is given.
+pub type Oracle = (&'static str, fn(&[u8]));
+
+/// All oracles.
+pub const ALL: &[Oracle] =
     &[("configuration", configuration), ("amounts", amounts), ("shown", shown)];
 
 /// Two files, with a NUL between, give the same as one into which a plain reading of the rule merges them; and no
