@@ -29,6 +29,7 @@ fi
 options=(--fuzz-dir tests/fuzz --release --sanitizer none oracle)
 cargo +nightly fuzz build "${options[@]}"
 
+mkdir -p tests/fuzz/artifacts
 broken=()
 for oracle in "${oracles[@]}"; do
     found=target/fuzz/$oracle
