@@ -324,7 +324,7 @@ fn why(error: &ValueError) -> String {
 }
 
 /// `aggregate_identifier` is an array of pairs.
-fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
+pub(crate) fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
     let wrong = || format!("its aggregate_identifier is no list of pairs: {json}");
     let rows: Vec<[Option<String>; 2]> = serde_json::from_str(json).map_err(|_| wrong())?;
     rows.into_iter().map(|[key, value]| Ok((key.ok_or_else(wrong)?, value))).collect()

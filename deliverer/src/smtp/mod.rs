@@ -34,6 +34,8 @@ mod capabilities;
 mod connection;
 mod link;
 mod message;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod outcome;
 mod relay;
 mod reply;
