@@ -121,9 +121,10 @@ const PLANTED: &[(Rule, World, fn(&mut Planting))] = &[
         trace.set(ended, trace.0.events[new].from - 1);
     }),
     (Rule::AbandonedSidecarIsGone, World::Usual, |trace| {
-        let removed = trace.place_of(Program::Generator, |event| {
-            matches!(&event.what, What::Removed(path) if folder_of(path) == "sidecar")
-        });
+        let removed = trace.place_of(
+            Program::Generator,
+            |event| matches!(&event.what, What::Removed(path) if folder_of(path) == "sidecar"),
+        );
         let synced = trace.next(removed, synced("sidecar"));
         trace.0.events.remove(synced);
     }),
@@ -138,8 +139,7 @@ const PLANTED: &[(Rule, World, fn(&mut Planting))] = &[
         trace.forget(|event| renamed_to(event, &new));
     }),
     (Rule::OctetsAreTheSame, World::Usual, |trace| {
-        let at = trace
-            .place(|event| matches!(event.what, What::Relay(_, Relay::HandedOver(_))));
+        let at = trace.place(|event| matches!(event.what, What::Relay(_, Relay::HandedOver(_))));
         let What::Relay(_, Relay::HandedOver(octets)) = &mut trace.0.events[at].what else {
             unreachable!("it was looked for")
         };
@@ -187,9 +187,8 @@ const PLANTED: &[(Rule, World, fn(&mut Planting))] = &[
         let What::Renamed(_, name) = trace.0.events[retried].what.clone() else {
             unreachable!("it was looked for")
         };
-        let cleared = trace.next(retried, |event| {
-            matches!(&event.what, What::Renamed(from, _) if *from == name)
-        });
+        let cleared = trace
+            .next(retried, |event| matches!(&event.what, What::Renamed(from, _) if *from == name));
         trace.0.events[cleared].what = What::Renamed(name.clone(), name);
     }),
     (Rule::RecordsOctetsAreDurable, World::Usual, |trace| {

@@ -125,7 +125,15 @@ fn whole(thread: u32, (from, to): (usize, usize), text: &str) -> Result<Call> {
             None if number.is_empty() => 0,
             None => number.parse()?,
         };
-        Ok(Call { thread, from, to, name: name.to_owned(), arguments, result, gave: given.to_owned() })
+        Ok(Call {
+            thread,
+            from,
+            to,
+            name: name.to_owned(),
+            arguments,
+            result,
+            gave: given.to_owned(),
+        })
     };
     parse().with_context(|| format!("lines {} and {}: {text:.200}", from + 1, to + 1))
 }
@@ -172,14 +180,19 @@ mod tests {
                     8  <... read resumed> <unfinished ...>) = ?\n\
                     8  unlink(\"\\x62\") = -1 ENOENT (No such file or directory)\n";
         let calls = read(text).unwrap();
-        let names: Vec<_> =
-            calls.iter().map(|call| (call.name.as_str(), call.from, call.to, call.result)).collect();
+        let names: Vec<_> = calls
+            .iter()
+            .map(|call| (call.name.as_str(), call.from, call.to, call.result))
+            .collect();
         let expected =
             [("fsync", 0, 2, 0), ("rename", 1, 1, 0), ("openat", 3, 3, 9), ("unlink", 6, 6, -1)];
         assert_eq!(names, expected);
         assert_eq!(calls[0].path_of(0).unwrap(), "/a");
         assert_eq!(calls[1].text(1).unwrap(), ",)");
-        assert_eq!((calls[2].descriptor(0), annotation(&calls[2].gave).unwrap()), (None, "/b".into()));
+        assert_eq!(
+            (calls[2].descriptor(0), annotation(&calls[2].gave).unwrap()),
+            (None, "/b".into())
+        );
     }
 
     #[test]

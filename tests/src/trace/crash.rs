@@ -202,7 +202,8 @@ impl Disk {
             }
         }
         for change in (0..disk.changes.len()).rev() {
-            if let (true, Some(other)) = (disk.changes[change].durable, disk.changes[change].only_with)
+            if let (true, Some(other)) =
+                (disk.changes[change].durable, disk.changes[change].only_with)
             {
                 disk.changes[other].durable = true;
             }
@@ -236,7 +237,11 @@ impl Disk {
         }
     }
 
-    fn after(&self, survives: &BTreeSet<usize>, torn: Torn) -> BTreeMap<String, (usize, Arc<[u8]>)> {
+    fn after(
+        &self,
+        survives: &BTreeSet<usize>,
+        torn: Torn,
+    ) -> BTreeMap<String, (usize, Arc<[u8]>)> {
         let survived = |change: usize| self.changes[change].durable || survives.contains(&change);
         let mut names: BTreeMap<&str, usize> = BTreeMap::new();
         for (number, change) in self.changes.iter().enumerate() {
@@ -292,7 +297,8 @@ mod tests {
         let words = |(path, (_, octets)): (&String, &(usize, Arc<[u8]>))| {
             format!("{path}={}", String::from_utf8_lossy(octets).replace('\0', "0"))
         };
-        let files = |crash: &Crash| crash.left.files.iter().map(words).collect::<Vec<_>>().join(" ");
+        let files =
+            |crash: &Crash| crash.left.files.iter().map(words).collect::<Vec<_>>().join(" ");
         crashes.iter().map(files).collect()
     }
 

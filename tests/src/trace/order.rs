@@ -225,7 +225,9 @@ impl<'t> Checker<'t> {
             .iter()
             .filter(|file| folder_of(file.path) == "sidecar")
             // One that a kill kept from being written is none.
-            .filter_map(|file| Some((mail_of(file.path)?, serde_json::from_slice(&file.octets).ok()?)))
+            .filter_map(|file| {
+                Some((mail_of(file.path)?, serde_json::from_slice(&file.octets).ok()?))
+            })
             .collect();
         let attempts = Vec::new();
         let mut checker = Self { trace, written, sidecars, attempts, report: Report::default() };
@@ -287,7 +289,9 @@ impl<'t> Checker<'t> {
         });
         let late = match (lock, free) {
             (None, _) => format!("the lock of {path}, which it did not have"),
-            (_, Some(free)) => format!("the lock of {path} may go, which went by {}", describe(free)),
+            (_, Some(free)) => {
+                format!("the lock of {path} may go, which went by {}", describe(free))
+            }
             _ => String::new(),
         };
         let kept = lock.is_some() && free.is_none();
@@ -382,9 +386,8 @@ impl<'t> Checker<'t> {
                 && event.to < asked.from
                 && event.what == What::Listed("sidecar".into())
         });
-        let begin = self.end_of(|event| {
-            event.process == asked.process && event.what == What::Started
-        });
+        let begin =
+            self.end_of(|event| event.process == asked.process && event.what == What::Started);
         let late = "the listing of sidecar/, which was not listed".to_owned();
         self.judge(Rule::ClaimsAreRead, "", asked, listed.is_some(), late);
         let Some(listed) = listed else { return };
@@ -444,9 +447,8 @@ impl<'t> Checker<'t> {
             let published = self.end_of(wanted);
             self.durable(Rule::CopiesArePublished, mail, event, published, "new");
         }
-        let tmp = self.find(|other| {
-            other.from > event.to && other.what == What::Synced("tmp".into())
-        });
+        let tmp =
+            self.find(|other| other.from > event.to && other.what == What::Synced("tmp".into()));
         if let Some(tmp) = tmp {
             self.durable(Rule::NewIsDurableBeforeTmp, mail, tmp, event.to, "new");
         }
@@ -650,7 +652,8 @@ impl<'t> Checker<'t> {
                 let Some(mail) = mail_of(to) else { return };
                 let had = self.find(|other| {
                     other.from < event.from
-                        && (renamed_to(other, to) || matches!(&other.what, What::Created(path) if path == to))
+                        && (renamed_to(other, to)
+                            || matches!(&other.what, What::Created(path) if path == to))
                 });
                 let late = format!("any other name: it had the name {to}");
                 self.judge(Rule::NameIsNew, mail, event, had.is_none(), late);
@@ -664,7 +667,9 @@ impl<'t> Checker<'t> {
                 let Some(mail) = mail_of(path).filter(|_| !path.ends_with(".tmp")) else { return };
                 self.known(Rule::CommittedBeforeForgotten, mail, event);
                 let archived = |other: &Event| match &other.what {
-                    What::Renamed(_, to) => folder_of(to) == "sent/cur" && mail_of(to) == Some(mail),
+                    What::Renamed(_, to) => {
+                        folder_of(to) == "sent/cur" && mail_of(to) == Some(mail)
+                    }
                     _ => false,
                 };
                 let gone = |other: &Event| match &other.what {
@@ -727,7 +732,8 @@ impl<'t> Checker<'t> {
                     self.withdrawn(mail, lock);
                 }
                 let record = format!("delivery/{mail}.json");
-                if self.find(|other| renamed_to(other, &record) && other.to < event.from).is_some() {
+                if self.find(|other| renamed_to(other, &record) && other.to < event.from).is_some()
+                {
                     let read = |other: &Event| {
                         other.process == event.process
                             && matches!(&other.what, What::Opened(path) if *path == record)
@@ -743,7 +749,8 @@ impl<'t> Checker<'t> {
             What::Removed(path) if folder_of(path) == "sidecar" => {
                 let Some(mail) = mail_of(path) else { return };
                 self.file_is_gone(mail, event);
-                let Some(sidecar) = self.sidecars.get(mail).filter(|sidecar| sidecar.mark_sent) else {
+                let Some(sidecar) = self.sidecars.get(mail).filter(|sidecar| sidecar.mark_sent)
+                else {
                     return;
                 };
                 if self.of(event).was_told("--suppress") {

@@ -234,7 +234,11 @@ impl Reader<'_> {
     /// A path within the outbox.
     fn inside(&self, path: &str) -> Option<String> {
         let rest = path.strip_prefix(&self.outbox)?;
-        if rest.is_empty() { Some(String::new()) } else { rest.strip_prefix('/').map(str::to_owned) }
+        if rest.is_empty() {
+            Some(String::new())
+        } else {
+            rest.strip_prefix('/').map(str::to_owned)
+        }
     }
 
     fn at(&self, line: usize) -> u64 {
@@ -303,7 +307,10 @@ impl Reader<'_> {
         };
         let flags = call.arguments.iter().find(|argument| argument.starts_with("O_"));
         let flags = flags.context("how?")?;
-        ensure!(!flags.contains("O_TRUNC") && !flags.contains("O_APPEND"), "how it writes: {flags}");
+        ensure!(
+            !flags.contains("O_TRUNC") && !flags.contains("O_APPEND"),
+            "how it writes: {flags}"
+        );
         if flags.contains("O_CREAT") {
             ensure!(flags.contains("O_EXCL"), "it may have been there: {flags}");
             self.note(call, process, What::Created(path));
@@ -313,7 +320,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn at_file(&mut self, call: &Call, process: usize, descriptor: u32, path: String) -> Result<()> {
+    fn at_file(
+        &mut self,
+        call: &Call,
+        process: usize,
+        descriptor: u32,
+        path: String,
+    ) -> Result<()> {
         match call.name.as_str() {
             "write" => {
                 let mut octets = call.octets(1).context("what?")?;
@@ -327,7 +340,8 @@ impl Reader<'_> {
                 if how.contains("LOCK_EX") {
                     self.locks.insert((process, descriptor), path.clone());
                     self.note(call, process, What::Locked(path));
-                } else if how.contains("LOCK_UN") && self.locks.remove(&(process, descriptor)).is_some()
+                } else if how.contains("LOCK_UN")
+                    && self.locks.remove(&(process, descriptor)).is_some()
                 {
                     self.note(call, process, What::Unlocked(path));
                 }

@@ -35,7 +35,8 @@ impl World {
 
     /// An installation for it.
     pub fn site(self, programs: Programs, relay: u16) -> Builder {
-        let copies = include_str!("../../../templates/formats/examples/01-constituency-copies.toml");
+        let copies =
+            include_str!("../../../templates/formats/examples/01-constituency-copies.toml");
         let site = Site::new(programs)
             .relay(relay)
             .unsigned()
@@ -50,8 +51,9 @@ impl World {
     /// What arrives, in portions.
     pub fn events(self) -> Vec<Vec<Value>> {
         let to = |name: &str| Directive::to(name).event();
-        let copied =
-            |name: &str, group: &str| Directive::to(name).aggregate("recipient_group", group).event();
+        let copied = |name: &str, group: &str| {
+            Directive::to(name).aggregate("recipient_group", group).event()
+        };
         match self {
             Self::Usual => vec![
                 vec![
@@ -117,7 +119,9 @@ impl World {
         let refused = i32::from(self != Self::WithoutArchive);
         recorder.run(Program::Deliverer, &["run", "--once"]).expect(refused);
         if self != Self::WithoutArchive {
-            recorder.run(Program::Deliverer, &["retry", &ticket(&site, "slow@isp.example")]).expect(0);
+            recorder
+                .run(Program::Deliverer, &["retry", &ticket(&site, "slow@isp.example")])
+                .expect(0);
             recorder.run(Program::Deliverer, &["run", "--once"]).expect(0);
         }
         if self == Self::Usual {
