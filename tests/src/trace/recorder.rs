@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -93,7 +93,7 @@ impl<'s> Recorder<'s> {
     }
 
     #[track_caller]
-    fn add(&mut self, file: &PathBuf) {
+    fn add(&mut self, file: &Path) {
         let text = fs::read_to_string(file).expect("strace has written");
         let _ = fs::remove_file(file);
         let mut reader = Reader {
