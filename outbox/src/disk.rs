@@ -1,17 +1,18 @@
 //! Reading and writing files so that they outlast a crash, and nothing but regular files.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, MailId, Result};
+use crate::{Error, Result};
 
 /// Files: the owner writes, the group (the other program, the person with mutt) reads.
 const FILE_MODE: u32 = 0o640;
@@ -74,17 +75,41 @@ pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
 /// Removes a file; that there is none is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
 }
 
-/// The name of a JSON file of `id` before it is in place. The leading dot hides it from every
-/// reader.
-pub(crate) fn temporary(id: &MailId) -> String {
-    format!(".{id}.json.tmp")
+/// How many names are tried for a file that is not in place yet.
+const NAMES: u32 = 10;
+
+/// Writes a file of ours that is not in place yet, named after `what`, and gives its path. What an
+/// interrupted run left under that name is removed. What is no file, or can't be removed, stays: then
+/// there is another name, for what the relay said has to be written down.
+pub(crate) fn create_temporary(folder: &Path, what: &str, bytes: &[u8]) -> Result<(PathBuf, File)> {
+    let mut path = folder.join(temporary(what));
+    for number in 1.. {
+        match create(&path, bytes) {
+            Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::AlreadyExists => {
+                let left = fs::symlink_metadata(&path).is_ok_and(|there| there.is_file());
+                if left && remove(&path).is_ok() {
+                    continue;
+                }
+                if number > NAMES {
+                    return Err(Error::io("create", &path)(cause));
+                }
+                path = folder.join(temporary(&format!("{what}.{number}")));
+            }
+            created => return created.map(|file| (path, file)),
+        }
+    }
+    unreachable!("there is an end to the names")
+}
+
+/// The name of a JSON file of `what`, an id mostly, before it is in place. The leading dot hides it from
+/// every reader.
+pub(crate) fn temporary(what: impl Display) -> String {
+    format!(".{what}.json.tmp")
 }
 
 /// Whether a file's name is that of a file of ours before it is in place.

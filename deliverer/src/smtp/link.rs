@@ -101,10 +101,16 @@ impl Link {
     /// and only they: with TLS they may be on their way already.
     pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<usize> {
         let mut socket = Timed { socket: &self.socket, deadline };
-        match &mut self.tls {
+        let written = match &mut self.tls {
             None => socket.write(bytes),
             Some(session) => session.write(bytes, &mut socket),
+        };
+        if written.as_ref().is_err_and(|error| error.kind() != ErrorKind::TimedOut) {
+            // Mostly the connection is gone. If not, this tells the relay that nothing more comes: it ends too, and
+            // nobody waits here for a reply to what it never got.
+            let _ = self.socket.shutdown(std::net::Shutdown::Write);
         }
+        written
     }
 
     /// Hands all of `bytes` to the kernel.
