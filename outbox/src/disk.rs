@@ -98,7 +98,7 @@ pub(crate) fn create_temporary(folder: &Path, what: &str, bytes: &[u8]) -> Resul
                 if number > NAMES {
                     return Err(Error::io("create", &path)(cause));
                 }
-                path = folder.join(temporary(&format!("{what}.{number}")));
+                path = folder.join(temporary(format!("{what}.{number}")));
             }
             created => return created.map(|file| (path, file)),
         }
