@@ -132,7 +132,7 @@ struct Reader<'t> {
 }
 
 enum Session {
-    Database(statements::Session, Option<Transaction>, Open),
+    Database(Box<statements::Session>, Option<Transaction>, Open),
     Relay(conversation::Session, usize),
 }
 
@@ -360,7 +360,7 @@ impl Reader<'_> {
             if !String::from_utf8_lossy(&path).contains(".s.PGSQL.") {
                 return;
             }
-            Session::Database(statements::Session::default(), None, Open::default())
+            Session::Database(Box::default(), None, Open::default())
         } else if whom.contains(&format!("htons({})", self.relay)) {
             Session::Relay(conversation::Session::default(), 0)
         } else {
@@ -462,9 +462,10 @@ fn answered(
     }
     let text = statement.text.as_str();
     let first = |row: &Vec<Option<Vec<u8>>>| row[0].clone().context("a value is missing");
-    if text.starts_with("SELECT to_char(clock_timestamp()") {
+    if text.starts_with("SELECT to_char(") && text.contains("clock_timestamp()") {
         open.day = String::from_utf8(first(&statement.rows[0])?)?;
     } else if text.starts_with("SELECT nextval('intelmq_ticket_seq')") {
+        ensure!(!open.day.is_empty(), "the question for the day is not known to this reader");
         for row in &statement.rows {
             let number = statements::number64(&first(row)?)?;
             transaction_open.drawn.push(format!("{}-{number:08}", open.day));
