@@ -22,6 +22,7 @@ use outbox_tests::trace::crash::{Crash, Left, crashes, cuts};
 use outbox_tests::trace::worlds::{ANEW, NEVER_SENT, REFUSED, World};
 use outbox_tests::trace::{Relay, Trace, What, folder_of, mail_of};
 use outbox_tests::{mail, programs};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 #[test]
@@ -63,14 +64,42 @@ fn a_step_that_is_not_made_durable_is_found() {
     for (what, path) in missing {
         let mut trace = real.clone();
         trace.events.retain(|event| !matches!(&event.what, What::Synced(synced) if path(synced)));
-        // What could be left with the fsync is no finding.
-        let mut crashes = distinct(world, &trace, 0);
-        crashes.retain(|crash| !usual.contains(&crash.left.digest()));
-        let chosen = some_of(&crashes, 60);
-        let found = chosen.iter().find_map(|crash| machine.recover(real, crash).err());
+        let found = first_fault(&machine, real, &trace, &usual);
         println!("without the fsync of {what}: {found:?}");
         assert!(found.is_some(), "nobody noticed that {what} is not made durable");
     }
+}
+
+/// What goes wrong after the first crash, of some at random, that left what is not `usual` and was not
+/// survived.
+fn first_fault(
+    machine: &Machine,
+    real: &Trace,
+    trace: &Trace,
+    usual: &HashSet<u64>,
+) -> Option<String> {
+    let mut random = Random::seeded(1770);
+    let cuts = cuts(trace);
+    for _ in 0..400 {
+        let time = some(&cuts, &mut random)?;
+        let mut crashes = crashes(trace, *time, &mut random, 0);
+        crashes.retain(|crash| !usual.contains(&crash.left.digest()));
+        if let Some(crash) = some(&crashes, &mut random)
+            && let Err(fault) = machine.recover(real, crash)
+        {
+            return Some(fault);
+        }
+    }
+    None
+}
+
+/// One of them at random.
+fn some<'a, T>(all: &'a [T], random: &mut Random) -> Option<&'a T> {
+    if all.is_empty() {
+        return None;
+    }
+    let number = random.below(all.len() as u64);
+    all.get(usize::try_from(number).expect("it is below a length"))
 }
 
 /// All that a crash could leave at any time, each once.
@@ -102,11 +131,7 @@ fn distinct(world: World, trace: &Trace, chances: usize) -> Vec<Crash> {
 fn some_of<'c>(crashes: &'c [Crash], number: usize) -> Vec<&'c Crash> {
     let mut random = Random::seeded(1769);
     let share = crashes.len().div_ceil(number).max(1);
-    let mut one_of = |portion: &'c [Crash]| {
-        let number = random.below(portion.len() as u64);
-        &portion[usize::try_from(number).expect("it is small")]
-    };
-    crashes.chunks(share).map(&mut one_of).collect()
+    crashes.chunks(share).filter_map(|portion| some(portion, &mut random)).collect()
 }
 
 /// Has the programs go on after each of these crashes, and prints what came of it.
@@ -348,7 +373,7 @@ impl Machine {
         self.both()?;
         let mut again = false;
         for (whom, how) in [(ANEW, "--regenerate"), (NEVER_SENT, "--suppress")] {
-            for sidecar in self.sidecars() {
+            for sidecar in self.sidecars()? {
                 if sidecar["envelope"]["to"] == json!([whom]) {
                     let id = sidecar["id"].as_str().unwrap();
                     let run = self.site.deliverer(&["withdraw", how, id]);
@@ -373,8 +398,16 @@ impl Machine {
         expect(matches!(run.status.code(), Some(0 | 1)), || format!("{run}"))
     }
 
-    fn sidecars(&self) -> Vec<Value> {
-        self.site.sidecars()
+    fn sidecars(&self) -> Result<Vec<Value>, String> {
+        self.read("sidecar")
+    }
+
+    fn read<T: DeserializeOwned>(&self, folder: &str) -> Result<Vec<T>, String> {
+        let read = |path: &PathBuf| {
+            serde_json::from_slice(&fs::read(path).unwrap())
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        self.site.listed(folder).iter().map(read).collect()
     }
 
     /// Whether all is as it should be.
@@ -422,13 +455,8 @@ impl Machine {
         let mut files = self.site.files();
         files.retain(|file| !file.starts_with("sent/cur/"));
         let mut expected = Vec::new();
-        let records: Vec<DeliveryRecord> = self
-            .site
-            .records()
-            .into_iter()
-            .map(|record| serde_json::from_value(record).expect("a record can be read"))
-            .collect();
-        for sidecar in self.sidecars() {
+        let records: Vec<DeliveryRecord> = self.read("delivery")?;
+        for sidecar in self.sidecars()? {
             let to = sidecar["envelope"]["to"][0].as_str().unwrap();
             let id = sidecar["id"].as_str().unwrap();
             // One that was flagged before the crash, and whose record was not durable, has none.
@@ -466,7 +494,7 @@ impl Machine {
     /// Every directive is marked, but for those of the mails that are held; each mail has its ticket.
     fn judge_database(&self, before: &[Relayed], held: &BTreeSet<String>) -> Result<(), String> {
         let claimed: BTreeSet<i64> = self
-            .sidecars()
+            .sidecars()?
             .iter()
             .flat_map(|sidecar| sidecar["directive_ids"].as_array().unwrap().clone())
             .map(|id| id.as_i64().unwrap())
