@@ -195,7 +195,13 @@ impl Worker {
                 Some(connected.map_err(|error| Problem::Connection(format!("{error:#}")))?);
         }
         let client = self.client.as_mut().expect("just connected");
-        mark_sent(client, batch).map_err(|error| {
+        let mut marked = mark_sent(client, batch);
+        if let Err(NotMarked::Database(error)) = &marked
+            && error.is_conflict()
+        {
+            marked = mark_sent(client, batch);
+        }
+        marked.map_err(|error| {
             if is_away(client, &error) {
                 Problem::Connection(error.to_string())
             } else {

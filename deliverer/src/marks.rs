@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
 use outbox_config::DatabaseSettings;
 use outbox_config::database::{self, Client, Error, Row, missing_grants};
-use thiserror::Error as ErrorWords;
 
 /// How long a statement of a command may take: a person waits.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,7 +50,7 @@ pub struct Marked {
 }
 
 /// Why nothing was marked.
-#[derive(Debug, ErrorWords)]
+#[derive(Debug, thiserror::Error)]
 pub enum NotMarked {
     /// The database refused it, or is away.
     #[error(transparent)]

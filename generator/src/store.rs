@@ -116,7 +116,7 @@ fn cannot_read(error: Error, scope: Scope<'_>) -> Failure {
         Some(condition) => format!(" (database.additional_directive_where is {condition:?})"),
         None => String::new(),
     };
-    failure(anyhow!(error).context(format!("cannot read the pending directives{about}")))
+    failure(anyhow::Error::new(error).context(format!("cannot read the pending directives{about}")))
 }
 
 /// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,

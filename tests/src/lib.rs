@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`postgres_cluster`] | a PostgreSQL cluster, shared, or private where a test stops it |
 //! | [`database`] | a database of its own for a test, with the project's schema in it |
+//! | [`database_proxy`] | breaks the connection to it at a chosen request |
 //! | [`service_manager`] | systemd as a service sees it: what the service says of itself, and when |
 //! | [`site`] | an installation: database, key, outbox, configuration, and the two programs on it |
 //! | [`mod@programs`] | the two programs as processes, with time limits and what they logged |
@@ -21,6 +22,7 @@
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
 pub mod database;
+pub mod database_proxy;
 pub mod events;
 pub mod gnupg;
 pub mod mail;

@@ -137,8 +137,14 @@ impl Running {
 
     /// Waits for its end. Panics, with all that it said, if that does not come in time.
     #[track_caller]
-    pub fn finish(mut self) -> Finished {
-        let deadline = Instant::now() + LIMIT;
+    pub fn finish(self) -> Finished {
+        self.finish_within(LIMIT)
+    }
+
+    /// The same, where there is much to do.
+    #[track_caller]
+    pub fn finish_within(mut self, limit: Duration) -> Finished {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
                 return self.finished(status);
@@ -146,7 +152,7 @@ impl Running {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
                 let status = self.child.wait().expect("it is our child");
-                panic!("it did not end within {LIMIT:?}: {}", self.finished(status));
+                panic!("it did not end within {limit:?}: {}", self.finished(status));
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -39,9 +39,14 @@ const SETTINGS: &str = "-c timezone=UTC -c synchronous_commit=on \
      -c row_security=off -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=1 \
      -c bytea_output=hex";
 
-/// The same for what not every version of PostgreSQL knows.
-const NEWER_SETTINGS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
-     WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'";
+/// The same for what not every version of PostgreSQL knows, and not every database needs: in the
+/// encoding `SQL_ASCII` a text may be anything, and with a conversion the server would refuse all rows
+/// for one that is not UTF-8.
+const MORE_SETTINGS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+      WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'
+      UNION ALL
+     SELECT set_config('client_encoding', setting, false) FROM pg_settings
+      WHERE name = 'server_encoding' AND setting = 'SQL_ASCII'";
 
 /// Connects. `application_name` shows in `pg_stat_activity`; a statement that takes longer than
 /// `statement_timeout` is ended by the server.
@@ -94,7 +99,7 @@ pub fn connect(
         Client::open(&config, tls, patience)
     };
     let place = host.unwrap_or("the local socket");
-    let set = |mut client: Client| client.query(NEWER_SETTINGS, &[]).map(|_| client);
+    let set = |mut client: Client| client.query(MORE_SETTINGS, &[]).map(|_| client);
     connected.and_then(set).with_context(|| {
         format!(
             "cannot connect to database {} at {place}, port {port}, as {}",

@@ -40,10 +40,20 @@ impl Error {
         }
     }
 
+    /// Whether the server undid a transaction for the sake of another one, and it may work now: SQLSTATE
+    /// class 40.
+    pub fn is_conflict(&self) -> bool {
+        self.is_of("40")
+    }
+
     /// Whether it is about what is in the database, its objects and rights, and no outage: SQLSTATE
     /// class 42.
     pub fn is_lasting(&self) -> bool {
-        self.code().is_some_and(|code| code.code().starts_with("42"))
+        self.is_of("42")
+    }
+
+    fn is_of(&self, class: &str) -> bool {
+        self.code().is_some_and(|code| code.code().starts_with(class))
     }
 }
 
