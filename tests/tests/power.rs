@@ -49,8 +49,8 @@ fn whatever_a_lost_power_leaves_of_any_moment_nothing_is_lost_and_nothing_sent_t
 fn a_step_that_is_not_made_durable_is_found() {
     let world = World::Usual;
     let real = recorded(world);
-    let temporary = |path: &str, folder: &str| folder_of(path) == folder && path.ends_with(".tmp");
-    let missing: [(&str, &dyn Fn(&str) -> bool); 6] = [
+    let temporary = |path: &str, folder: &str| folder_of(path) == folder && path.contains("/.");
+    let missing: [(&str, Which); 6] = [
         ("a mail", &|path| folder_of(path) == "tmp"),
         ("a sidecar", &|path| temporary(path, "sidecar")),
         ("sidecar/", &|path| path == "sidecar"),
@@ -69,6 +69,9 @@ fn a_step_that_is_not_made_durable_is_found() {
         assert!(found.is_some(), "nobody noticed that {what} is not made durable");
     }
 }
+
+/// Which files or folders.
+type Which<'w> = &'w dyn Fn(&str) -> bool;
 
 /// What goes wrong after the first crash, of some at random, that left what is not `usual` and was not
 /// survived.
@@ -128,7 +131,7 @@ fn distinct(world: World, trace: &Trace, chances: usize) -> Vec<Crash> {
 }
 
 /// So many of them, from the first to the last at random.
-fn some_of<'c>(crashes: &'c [Crash], number: usize) -> Vec<&'c Crash> {
+fn some_of(crashes: &[Crash], number: usize) -> Vec<&Crash> {
     let mut random = Random::seeded(1769);
     let share = crashes.len().div_ceil(number).max(1);
     crashes.chunks(share).filter_map(|portion| some(portion, &mut random)).collect()
@@ -334,18 +337,19 @@ impl Machine {
             written.insert(*number, path);
         }
 
-        let mut sql = "UPDATE directives SET sent_id = NULL WHERE sent_id IS NOT NULL;
-                       DELETE FROM sent;
-                       UPDATE ticket_day SET initialized_for_day = '2016-01-01';"
-            .to_owned();
+        let mut statements = vec![
+            "UPDATE directives SET sent_id = NULL WHERE sent_id IS NOT NULL;".to_owned(),
+            "DELETE FROM sent;".to_owned(),
+            "UPDATE ticket_day SET initialized_for_day = '2016-01-01';".to_owned(),
+        ];
         for transaction in &left.committed {
             if let Some((day, number)) =
                 transaction.drawn.iter().max().and_then(|ticket| ticket.split_once('-'))
             {
-                sql += &format!(
+                statements.push(format!(
                     "UPDATE ticket_day SET initialized_for_day = to_date('{day}', 'YYYYMMDD');
                      SELECT setval('intelmq_ticket_seq', {number});"
-                );
+                ));
             }
             for (ticket, time) in &transaction.sent {
                 let time = time.map_or("NULL".to_owned(), |time| {
@@ -353,19 +357,19 @@ impl Machine {
                         "timestamptz '2000-01-01 00:00:00+00' + {time} * interval '1 microsecond'"
                     )
                 });
-                sql += &format!(
+                statements.push(format!(
                     "INSERT INTO sent (intelmq_ticket, sent_at) VALUES ('{ticket}', {time});"
-                );
+                ));
             }
             for (ticket, directive) in &transaction.marked {
-                sql += &format!(
+                statements.push(format!(
                     "UPDATE directives SET sent_id =
                         (SELECT id FROM sent WHERE intelmq_ticket = '{ticket}')
                       WHERE id = {directive} AND sent_id IS NULL;"
-                );
+                ));
             }
         }
-        self.site.sql(&sql);
+        self.site.sql(&statements.concat());
     }
 
     /// Both programs, as their timers would start them, and the operator who ends what he began.
