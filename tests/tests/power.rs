@@ -39,10 +39,25 @@ fn whatever_a_lost_power_leaves_of_some_moments_nothing_is_lost_and_nothing_sent
 #[test]
 #[ignore = "takes many minutes: make powerloss"]
 fn whatever_a_lost_power_leaves_of_any_moment_nothing_is_lost_and_nothing_sent_twice() {
-    for world in World::ALL {
-        let crashes = distinct(world, recorded(world), 4);
-        assert_recovered(world, recorded(world), &crashes.iter().collect::<Vec<_>>());
-    }
+    all_recovered(World::Usual);
+}
+
+#[test]
+#[ignore = "takes minutes: make powerloss"]
+fn whatever_a_lost_power_leaves_without_an_archive_nothing_is_lost_and_nothing_sent_twice() {
+    all_recovered(World::WithoutArchive);
+}
+
+#[test]
+#[ignore = "takes minutes: make powerloss"]
+fn whatever_a_lost_power_leaves_where_uncertain_mails_are_held_nothing_is_lost_or_sent_twice() {
+    all_recovered(World::UncertainHold);
+}
+
+#[track_caller]
+fn all_recovered(world: World) {
+    let crashes = distinct(world, recorded(world), 4);
+    assert_recovered(world, recorded(world), &crashes.iter().collect::<Vec<_>>());
 }
 
 #[test]
