@@ -11,6 +11,7 @@
 //! | [`events`] | events with directives, as few words as a test needs |
 //! | [`gnupg`] | a GnuPG home with a key: good, expired, protected, none |
 //! | [`postfix`] | Debian's Postfix as a relay that delivers everything into a Maildir |
+//! | [`authority`] | certificates for the relay: good, expired, of another name |
 //! | [`scripted_relay`] | a relay that misbehaves as told, and keeps what it got |
 //! | [`mail`] | Python's `email` and `gpg` as readers of mails |
 //! | [`messages`] | the messages in the source of the two programs |
@@ -21,6 +22,7 @@
 //! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
+pub mod authority;
 pub mod database;
 pub mod database_proxy;
 pub mod events;

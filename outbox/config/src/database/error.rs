@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
+use postgres::error::SqlState;
 
 /// An error of a session.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Error {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// The server said so, or the connection to it broke.
-    Server(tokio_postgres::Error),
+    Server(postgres::Error),
     /// For so long the server said nothing.
     Silent(Duration),
     /// This machine has too little of something.
@@ -58,7 +58,7 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// `tokio_postgres::Error` alone hides what the server said behind words such as "db error".
+    /// `postgres::Error` alone hides what the server said behind words such as "db error".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = match &self.kind {
             Kind::Silent(patience) => {
