@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak fuzz deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak powerloss fuzz deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ model: ## random sequences of all that can happen against a model, for MINUTES=4
 
 soak: ## both programs under load, with kills and outages, for MINUTES=4
 	MINUTES=$(MINUTES) cargo test -p outbox-tests --locked --test soak -- --ignored --nocapture
+
+powerloss: ## the power goes at every moment of recorded runs, and the programs go on: half an hour
+	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
 
 fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each (tests/fuzz)
 	@tests/fuzz/run.sh $(MINUTES)

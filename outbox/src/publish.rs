@@ -111,6 +111,11 @@ impl<'a> Generator<'a> {
     pub fn recover(&self) -> Result<Recovered> {
         disk::remove_temporary(&self.outbox.sidecars())?;
         let snapshot = self.outbox.scan()?;
+        for (id, old, new) in
+            snapshot.met_again.iter().filter(|(_, old, _)| old.place == Place::Tmp)
+        {
+            self.outbox.forget_old_name(id, old, new)?;
+        }
         let mut committed = Vec::new();
         let mut abandoned = Vec::new();
         for (id, entry) in &snapshot.entries {
