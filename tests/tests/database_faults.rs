@@ -426,7 +426,8 @@ fn broken_at_every_request(program: Program, command: &[&str]) {
             if run.status.code() != Some(0) {
                 assert!(was_cut, "{run}");
                 let run = run.expect(75);
-                let words = ["connection closed", "cannot connect", "end of file"];
+                let words =
+                    ["connection closed", "cannot connect", "communicating with the server"];
                 let told = |line: &&str| words.iter().any(|words| line.contains(words));
                 assert!(run.lines("ERROR").iter().any(told), "{run}");
             }

@@ -94,17 +94,15 @@ impl Client {
 
     /// Begins a transaction.
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        self.begin(false)
+        let _waiting = self.watch.begin();
+        let inner = self.inner.transaction().map_err(told(&self.role))?;
+        Ok(Transaction { inner, watch: &self.watch, role: &self.role })
     }
 
     /// Begins a transaction that can change nothing.
     pub fn read_only_transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        self.begin(true)
-    }
-
-    fn begin(&mut self, read_only: bool) -> Result<Transaction<'_>, Error> {
         let _waiting = self.watch.begin();
-        let begun = self.inner.build_transaction().read_only(read_only).start();
+        let begun = self.inner.build_transaction().read_only(true).start();
         let inner = begun.map_err(told(&self.role))?;
         Ok(Transaction { inner, watch: &self.watch, role: &self.role })
     }
