@@ -57,7 +57,7 @@ soak: ## both programs under load, with kills and outages, for MINUTES=4
 fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each (tests/fuzz)
 	@tests/fuzz/run.sh $(MINUTES)
 
-powerloss: ## the power goes at every moment of recorded runs, and the programs go on: half an hour
+powerloss: ## the power goes at every moment of recorded runs, and the programs go on: some minutes
 	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
