@@ -18,8 +18,10 @@
 //! | [`mutt`] | the real mutt on an outbox, in a terminal of its own |
 //! | [`random`] | random moments that a seed repeats |
 //! | [`terminal`] | a program in a terminal, in which keys are pressed and the screen is read |
+//! | [`small_disk`] | a file system that is soon full, and can be made read-only |
 //! | [`system`] | a free port, a copied folder |
 //! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
+//! | [`unprivileged`](mod@unprivileged) | the two programs without root's rights |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
 pub mod authority;
@@ -37,9 +39,11 @@ pub mod random;
 pub mod scripted_relay;
 pub mod service_manager;
 pub mod site;
+pub mod small_disk;
 pub mod system;
 pub mod terminal;
 pub mod trace;
+pub mod unprivileged;
 pub mod watchdog;
 
 pub use database::Database;

@@ -240,7 +240,10 @@ impl Output {
             let read = pipe.read(&mut buffer).unwrap_or(0);
             bytes.extend_from_slice(&buffer[..read]);
             // Only whole lines but at the end: a character may be in two pieces.
-            let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            // What was there before has no line end: a line may be long.
+            let before = bytes.len() - read;
+            let end = bytes[before..].iter().rposition(|&byte| byte == b'\n');
+            let whole = end.map_or(0, |at| before + at + 1);
             let whole = if read == 0 { bytes.len() } else { whole };
             let mut held = self.text.lock().unwrap_or_else(PoisonError::into_inner);
             held.0.push_str(&String::from_utf8_lossy(&bytes[..whole]));

@@ -89,7 +89,7 @@ pub fn connect(
         config.password(password.expose());
     }
     let place = format!(
-        "database {} at {}, port {port}, as {}",
+        "{} at {}, port {port}, as {}",
         settings.name,
         host.unwrap_or("the local socket"),
         settings.username
@@ -109,13 +109,14 @@ pub fn connect(
         Client::open(&config, tls, &place, patience, silence)
     };
     let set = |mut client: Client| client.query(MORE_SETTINGS, &[]).map(|_| client);
-    connected.and_then(set).with_context(|| format!("cannot connect to {place}"))
+    connected.and_then(set).with_context(|| format!("cannot connect to database {place}"))
 }
 
 /// Ends a program whose database said nothing for so long ([`Silence::Ends`]). Nothing is lost by that
 /// at any point.
 pub fn give_up(place: &str, silent: Duration) -> ! {
-    error!("{place}: the server said nothing for {} seconds: it seems frozen", silent.as_secs());
+    let seconds = silent.as_secs();
+    error!("database {place}: the server said nothing for {seconds} seconds: it seems frozen");
     std::process::exit(75)
 }
 

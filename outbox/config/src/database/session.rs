@@ -43,14 +43,14 @@ pub type GiveUp = fn(&str, Duration) -> !;
 
 /// A session. Each statement is waited for.
 pub struct Client {
-    client: postgres::Client,
+    inner: postgres::Client,
     watch: Watch,
     role: String,
 }
 
 /// A transaction, rolled back when it is dropped.
 pub struct Transaction<'a> {
-    transaction: postgres::Transaction<'a>,
+    inner: postgres::Transaction<'a>,
     watch: &'a Watch,
     role: &'a str,
 }
@@ -78,18 +78,18 @@ impl Client {
         let descriptors: Result<Vec<File>, _> =
             (0..DESCRIPTORS).map(|_| File::open("/dev/null")).collect();
         drop(descriptors.map_err(|error| Error::new(Kind::System(error), &role))?);
-        let client = log_in(config.clone(), tls).map_err(|kind| Error::new(kind, &role))?;
-        Ok(Self { client, watch: Watch::new(place, patience, silence), role })
+        let inner = log_in(config.clone(), tls).map_err(|kind| Error::new(kind, &role))?;
+        Ok(Self { inner, watch: Watch::new(place, patience, silence), role })
     }
 
     /// Whether it has ended: the server is asked.
     pub fn has_ended(&mut self) -> bool {
-        self.client.is_closed() || self.client.is_valid(LOGIN).is_err()
+        self.inner.is_closed() || self.inner.is_valid(LOGIN).is_err()
     }
 
     /// Whether it has ended, as far as is known here.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.inner.is_closed()
     }
 
     /// Begins a transaction.
@@ -104,9 +104,9 @@ impl Client {
 
     fn begin(&mut self, read_only: bool) -> Result<Transaction<'_>, Error> {
         let _waiting = self.watch.begin();
-        let begun = self.client.build_transaction().read_only(read_only).start();
-        let transaction = begun.map_err(told(&self.role))?;
-        Ok(Transaction { transaction, watch: &self.watch, role: &self.role })
+        let begun = self.inner.build_transaction().read_only(read_only).start();
+        let inner = begun.map_err(told(&self.role))?;
+        Ok(Transaction { inner, watch: &self.watch, role: &self.role })
     }
 
     /// All rows of a query.
@@ -116,13 +116,13 @@ impl Client {
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Error> {
         let _waiting = self.watch.begin();
-        self.client.query(statement, parameters).map_err(told(&self.role))
+        self.inner.query(statement, parameters).map_err(told(&self.role))
     }
 
     /// Has a statement understood, without running it.
     pub fn prepare(&mut self, statement: &str) -> Result<Statement, Error> {
         let _waiting = self.watch.begin();
-        self.client.prepare(statement).map_err(told(&self.role))
+        self.inner.prepare(statement).map_err(told(&self.role))
     }
 }
 
@@ -134,13 +134,13 @@ impl Transaction<'_> {
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Error> {
         let _waiting = self.watch.begin();
-        self.transaction.query(statement, parameters).map_err(told(self.role))
+        self.inner.query(statement, parameters).map_err(told(self.role))
     }
 
     /// The one row of a query. Any other number is an error.
     pub fn query_one(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Row, Error> {
         let _waiting = self.watch.begin();
-        self.transaction.query_one(statement, parameters).map_err(told(self.role))
+        self.inner.query_one(statement, parameters).map_err(told(self.role))
     }
 
     /// What `each` makes of the rows of a query, which are not kept.
@@ -151,20 +151,20 @@ impl Transaction<'_> {
         mut each: impl FnMut(&Row) -> T,
     ) -> Result<Vec<T>, Error> {
         let _waiting = self.watch.begin();
-        let rows = self.transaction.query_raw(statement, parameters.iter().copied());
+        let rows = self.inner.query_raw(statement, parameters.iter().copied());
         rows.and_then(|rows| rows.map(|row| Ok(each(&row))).collect()).map_err(told(self.role))
     }
 
     /// Runs a statement, and says how many rows it was about.
     pub fn execute(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
         let _waiting = self.watch.begin();
-        self.transaction.execute(statement, parameters).map_err(told(self.role))
+        self.inner.execute(statement, parameters).map_err(told(self.role))
     }
 
     /// Makes it durable.
     pub fn commit(self) -> Result<(), Error> {
         let _waiting = self.watch.begin();
-        self.transaction.commit().map_err(told(self.role))
+        self.inner.commit().map_err(told(self.role))
     }
 }
 
