@@ -54,11 +54,11 @@ model: ## random sequences of all that can happen against a model, for MINUTES=4
 soak: ## both programs under load, with kills and outages, for MINUTES=4
 	MINUTES=$(MINUTES) cargo test -p outbox-tests --locked --test soak -- --ignored --nocapture
 
-powerloss: ## the power goes at every moment of recorded runs, and the programs go on: half an hour
-	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
-
 fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each (tests/fuzz)
 	@tests/fuzz/run.sh $(MINUTES)
+
+powerloss: ## the power goes at every moment of recorded runs, and the programs go on: some minutes
+	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then \

@@ -144,7 +144,12 @@ struct Open {
 
 impl Reader<'_> {
     fn read(&mut self, text: &str) -> Result<()> {
-        let calls = calls::read(text)?;
+        let mut calls = calls::read(text)?;
+        // What came, came at the end of the call that waited for it.
+        calls.sort_by_key(|call| match call.name.as_str() {
+            "recvfrom" | "read" => call.to,
+            _ => call.from,
+        });
         let first = self.trace.processes.len();
         self.find_processes(&calls)?;
         self.attempts = self
