@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak powerloss fuzz deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak powerloss fuzz long deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -59,6 +59,10 @@ fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each
 
 powerloss: ## the power goes at every moment of recorded runs, and the programs go on: some minutes
 	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
+
+long: ## what else takes minutes: 40,000 mails at once, odd files before every command, a frozen database, …
+	cargo test -p outbox-tests --locked --no-fail-fast --test odd_systems --test odd_files --test hostile --test database_faults \
+		-- --ignored --nocapture
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then \
