@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak torture deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ test: ## all tests
 
 soak: ## the long tests: both programs against each other for two minutes, and killed forty times
 	cargo test -p outbox-tests --locked --test end_to_end --test interruptions -- --ignored --nocapture
+
+torture: ## both programs killed at every system call, and with each failing once: half an hour
+	cargo test -p outbox-tests --locked --test torture -- --ignored --nocapture
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then \

@@ -161,6 +161,13 @@ impl ScriptedRelay {
         self.state().received.clone()
     }
 
+    /// The same, and forgets them.
+    pub fn take_received(&self) -> Vec<Received> {
+        let mut state = self.state();
+        state.commands.clear();
+        std::mem::take(&mut state.received)
+    }
+
     /// Every command so far, over all connections.
     pub fn commands(&self) -> Vec<String> {
         self.state().commands.clone()
@@ -202,6 +209,12 @@ impl ScriptedRelay {
     pub fn wait_until_so_many_held(&self, count: usize) {
         let what = format!("{count} answers are held");
         self.wait(&what, |state| state.held - state.released >= count);
+    }
+
+    /// Waits until nobody is connected. Then it has all that a client sent that is gone.
+    #[track_caller]
+    pub fn wait_until_left(&self) {
+        self.wait("nobody is connected", |state| state.open == 0);
     }
 
     /// Gives the answer that is held.
@@ -264,6 +277,7 @@ impl ScriptedRelay {
                     // How a connection ends is of no interest.
                     let _ = Conversation::new(socket, Arc::clone(&shared), stop, offers).hold();
                     shared.lock().open -= 1;
+                    shared.changed.notify_all();
                 }));
             }
             for connection in connections {
