@@ -37,13 +37,15 @@ pub struct Traced {
 }
 
 impl Traced {
-    /// Runs a program of a site. `meddle` is what is done with the call that has the number `at`; the
+    /// Runs a program of a site. `only` is with what those calls begin that have a number, if not all
+    /// of them, such as `rename /new/`. `meddle` is what is done with the call that has the number `at`; the
     /// tracer, at the path `tracer`, tells in its help what that can be.
     pub fn run(
         tracer: &str,
         site: &Site,
         program: Program,
         arguments: &[&str],
+        only: &str,
         meddle: &str,
         at: usize,
     ) -> Self {
@@ -56,7 +58,7 @@ impl Traced {
             .arg(site.config_of(program))
             .arg("--below")
             .arg(site.outbox())
-            .args(["--meddle", meddle, "--at", &at.to_string(), "--"]);
+            .args(["--only", only, "--meddle", meddle, "--at", &at.to_string(), "--"]);
         // Should it never end, what it did is in the message.
         let running = site.start_under(command, program, arguments);
         let finish = AssertUnwindSafe(|| running.finish());

@@ -32,6 +32,9 @@ struct Args {
     /// The folder whose files count.
     #[arg(long)]
     below: String,
+    /// With what the name of a call and what it is about must begin, such as `rename /new/`.
+    #[arg(long, default_value = "")]
+    only: String,
     /// What to do: `before` (killed), `after` (killed), `short` (a part is done), or the name of
     /// an error such as `EIO`. Calls to which that cannot happen are not counted.
     #[arg(long)]
@@ -209,6 +212,7 @@ impl Tracer {
             Meddle::Short => call.can_be_short && registers.rdx > 1 && about != "database",
             Meddle::Fail(_, name) => call.can_fail_with(name, &registers),
         };
+        let counts = counts && format!("{} {about}", call.name).starts_with(&self.args.only);
         let number = counts.then(|| {
             self.counted += 1;
             self.counted
