@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test soak torture deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak torture deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,8 +45,14 @@ units: ## does systemd take the units, and is their sandbox tight?
 test: ## all tests
 	cargo test --workspace --locked --no-fail-fast
 
-soak: ## the long tests: both programs against each other for two minutes, and killed forty times
-	cargo test -p outbox-tests --locked --test end_to_end --test interruptions -- --ignored --nocapture
+# How long the next two take.
+MINUTES ?= 4
+
+model: ## random sequences of all that can happen against a model, for MINUTES=4
+	MINUTES=$(MINUTES) cargo test -p outbox-tests --locked --test model -- --ignored --nocapture
+
+soak: ## both programs under load, with kills and outages, for MINUTES=4
+	MINUTES=$(MINUTES) cargo test -p outbox-tests --locked --test soak -- --ignored --nocapture
 
 torture: ## both programs killed at every system call, and with each failing once: half an hour
 	cargo test -p outbox-tests --locked --test torture -- --ignored --nocapture

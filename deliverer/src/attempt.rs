@@ -16,8 +16,7 @@ use tracing::{debug, debug_span};
 use crate::event::Event;
 use crate::relays::{Session, Turn};
 use crate::smtp::{
-    Address, Attempt, Cause, Connection, Deadlines, Envelope, Phase, Relay, RelayTrouble,
-    SendOptions,
+    Address, Attempt, Cause, Connection, Envelope, Phase, Relay, RelayTrouble, SendOptions,
 };
 
 /// What an attempt needs.
@@ -65,7 +64,7 @@ pub enum Came {
     NoSession(RelayTrouble),
     /// The mail is held, taken back or gone by now, or somebody is about to take it back.
     NotNow,
-    /// A file of the mail can't be read.
+    /// A file of the mail can't be read, or is where it is not to be.
     Unreadable(outbox::Error),
     /// The mail can't be given to any relay, for this reason.
     Unfit(Box<Found>, String),
@@ -175,7 +174,7 @@ fn session_with(relay: &Relay, session: Option<Session>) -> Result<Session, Rela
         return Ok(session);
     }
     debug!(relay = relay.host, port = relay.port, "connecting");
-    let connection = Connection::open(relay, &Deadlines::default())?;
+    let connection = Connection::open(relay)?;
     Ok(Session { connection, opened: Instant::now(), mails: 0 })
 }
 
@@ -191,6 +190,7 @@ fn read(outbox: &Outbox, id: &MailId, known: &MailFile) -> Result<(Box<Found>, V
         Ok(_) => return Err(Came::NotNow),
         Err(error) => return Err(Came::Unreadable(error)),
     };
+    outbox.check_archive(id, &file).map_err(Came::Unreadable)?;
     let content = outbox.read_mail(&file, &sidecar);
     let found = Box::new(Found { sidecar, file });
     match content {

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use outbox::Outbox;
-use outbox_config::database::describe;
 use outbox_config::program::{Check, Findings};
-use outbox_config::{Config, Failure, SmtpSettings, SmtpTls};
+use outbox_config::{Config, Failure, SmtpSettings, SmtpTimeouts, SmtpTls};
 
 use crate::marks::{connect, missing_rights};
 use crate::queue::read;
@@ -27,6 +26,16 @@ pub fn check(config: &Config) -> Result<(), Failure> {
     }
     let mut findings = Findings::default();
     findings.look_at(config, &checks)?;
+    for relay in &config.smtp {
+        if relay.timeouts.final_dot < SmtpTimeouts::FINAL_DOT {
+            let text = format!(
+                "{}: smtp.timeouts.final_dot is below the ten minutes of RFC 5321: a mail that the relay took and did \
+                 not confirm by then is sent again",
+                relay.host
+            );
+            findings.note("relay", &text)?;
+        }
+    }
     // An outbox that can't be opened was told about above.
     let outbox = Outbox::open(&config.outbox.path);
     for wrong in outbox.and_then(|outbox| outbox.wrong_permissions()).unwrap_or_default() {
@@ -51,7 +60,7 @@ fn check_outbox(config: &Config) -> anyhow::Result<String> {
 fn check_database(config: &Config) -> anyhow::Result<String> {
     let settings = &config.database()?.event;
     let mut client = connect(settings)?;
-    let missing = missing_rights(&mut client).map_err(|error| anyhow!("{}", describe(&error)))?;
+    let missing = missing_rights(&mut client)?;
     if !missing.is_empty() {
         bail!("{} lacks rights: {}", settings.username, missing.join(" "));
     }
@@ -59,16 +68,13 @@ fn check_database(config: &Config) -> anyhow::Result<String> {
 }
 
 fn check_relay(settings: &SmtpSettings, patience: Duration) -> anyhow::Result<String> {
-    let relay = Relay::configured(settings)?;
+    let mut relay = Relay::configured(settings)?;
     let name = relay.name();
-    let deadlines = Deadlines {
-        connect: patience,
-        greeting: patience,
-        command: patience,
-        ..Deadlines::default()
-    };
-    let connection =
-        Connection::open(&relay, &deadlines).map_err(|trouble| anyhow!("{name}: {trouble}"))?;
+    let Deadlines { connect, greeting, command, .. } = &mut relay.deadlines;
+    for deadline in [connect, greeting, command] {
+        *deadline = patience.min(*deadline);
+    }
+    let connection = Connection::open(&relay).map_err(|trouble| anyhow!("{name}: {trouble}"))?;
     connection.quit();
     let tls = match relay.tls {
         SmtpTls::None => "without TLS",

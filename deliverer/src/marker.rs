@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use outbox::MailId;
 use outbox_config::DatabaseSettings;
-use outbox_config::database::{connect, describe};
-use postgres::Client;
+use outbox_config::database::{Client, SqlState, connect};
 use tracing::{error, info, warn};
 
 use crate::event::Event;
-use crate::marks::{Kept, Mark, Marked, mark_sent};
+use crate::marks::{Kept, Mark, Marked, NotMarked, mark_sent};
 
 /// How many mails are marked in one transaction at most.
 const BATCH: usize = 200;
@@ -198,9 +197,9 @@ impl Worker {
         let client = self.client.as_mut().expect("just connected");
         mark_sent(client, batch).map_err(|error| {
             if is_away(client, &error) {
-                Problem::Connection(describe(&error))
+                Problem::Connection(error.to_string())
             } else {
-                Problem::Data(describe(&error))
+                Problem::Data(error.to_string())
             }
         })
     }
@@ -218,14 +217,15 @@ impl Drop for Worker {
 
 /// Whether the database as a whole is of no use now. Anything else may be about one mail: its data,
 /// a trigger, a lock on its row.
-fn is_away(client: &Client, error: &postgres::Error) -> bool {
-    let Some(said) = error.as_db_error() else { return true };
+fn is_away(client: &Client, error: &NotMarked) -> bool {
+    let NotMarked::Database(error) = error else { return false };
+    let Some(code) = error.code().map(SqlState::code) else { return true };
     // Connection, authorisation, catalogue, transaction in the wrong state (read-only), no rights or
     // no such table, resources, shutdown.
-    let class = &said.code().code()[..2];
     client.is_closed()
-        || matches!(class, "08" | "28" | "3D" | "25" | "42" | "53" | "58")
-        || said.code().code().starts_with("57P")
+        || ["08", "28", "3D", "25", "42", "53", "58", "57P"]
+            .iter()
+            .any(|away| code.starts_with(away))
 }
 
 enum Problem {

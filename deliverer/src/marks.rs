@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
 use outbox_config::DatabaseSettings;
-use outbox_config::database::{self, missing_grants};
-use postgres::Client;
+use outbox_config::database::{self, Client, Error, Row, missing_grants};
+use thiserror::Error as ErrorWords;
 
 /// How long a statement of a command may take: a person waits.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,11 +50,25 @@ pub struct Marked {
     pub taken: Vec<Ticket>,
 }
 
+/// Why nothing was marked.
+#[derive(Debug, ErrorWords)]
+pub enum NotMarked {
+    /// The database refused it, or is away.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// It was written, and is not there.
+    #[error(
+        "directive {0} stays pending although it was marked: a trigger, rule or policy of the tables \
+         sent and directives undoes that"
+    )]
+    Undone(DirectiveId),
+}
+
 /// Marks the directives of many mails in one transaction.
 ///
 /// Telling it again changes nothing: a ticket has one row in `sent`, and a directive that is marked
 /// keeps its mark. So it can be repeated when nobody knows whether a commit came through.
-pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, postgres::Error> {
+pub fn mark_sent(client: &mut Client, marks: &[Mark]) -> Result<Marked, NotMarked> {
     let tickets: Vec<&str> = marks.iter().map(|mark| mark.ticket.as_str()).collect();
     let times: Vec<_> = marks.iter().map(|mark| Some(mark.sent_at)).collect();
     let (directive_tickets, directives): (Vec<&str>, Vec<i64>) = marks
@@ -73,21 +87,22 @@ pub fn suppress(
     ticket: &Ticket,
     sent_at: Option<Timestamp>,
     directive_ids: &[DirectiveId],
-) -> Result<Marked, postgres::Error> {
+) -> Result<Marked, NotMarked> {
     let directives: Vec<i64> = directive_ids.iter().map(|id| id.0).collect();
     let tickets = vec![ticket.as_str(); directives.len()];
     mark(client, &[ticket.as_str()], &[sent_at], &tickets, &directives)
 }
 
 /// In one transaction: rows in `sent` with these tickets and times, and directives that point to the
-/// row of their ticket.
+/// row of their ticket. A directive that is there and pending after that is an error: the mail would
+/// give up its claim, and the generator would write another one.
 fn mark(
     client: &mut Client,
     tickets: &[&str],
     times: &[Option<Timestamp>],
     directive_tickets: &[&str],
     directives: &[i64],
-) -> Result<Marked, postgres::Error> {
+) -> Result<Marked, NotMarked> {
     let mut transaction = client.transaction()?;
     transaction.execute(
         "INSERT INTO sent (intelmq_ticket, sent_at)
@@ -105,13 +120,17 @@ fn mark(
         &[&directive_tickets, &directives],
     )?;
     let kept = transaction.query(
-        "SELECT mail.ticket, mail.directive, s.intelmq_ticket
+        "SELECT mail.ticket, mail.directive, coalesce(s.intelmq_ticket, d.sent_id::text),
+                d.id IS NOT NULL AND d.sent_id IS NULL
            FROM unnest($1::text[], $2::bigint[]) AS mail (ticket, directive)
            LEFT JOIN directives AS d ON d.id = mail.directive
            LEFT JOIN sent AS s ON s.id = d.sent_id
           WHERE s.intelmq_ticket IS DISTINCT FROM mail.ticket",
         &[&directive_tickets, &directives],
     )?;
+    if let Some(row) = kept.iter().find(|row| row.get(3)) {
+        return Err(NotMarked::Undone(DirectiveId(row.get(1))));
+    }
     let taken = transaction.query(
         "SELECT mail.ticket
            FROM unnest($1::text[], $2::timestamptz[]) AS mail (ticket, sent_at)
@@ -120,8 +139,7 @@ fn mark(
         &[&tickets, &times],
     )?;
     transaction.commit()?;
-    let ticket =
-        |row: &postgres::Row| row.get::<_, String>(0).parse().expect("it was given as a ticket");
+    let ticket = |row: &Row| row.get::<_, String>(0).parse().expect("it was given as a ticket");
     let taken = taken.iter().map(ticket).collect();
     let kept = kept.into_iter().map(|row| Kept {
         ticket: ticket(&row),
@@ -144,7 +162,7 @@ pub struct Claimed {
 pub fn marked_already(
     client: &mut Client,
     directive_ids: &[DirectiveId],
-) -> Result<Vec<Claimed>, postgres::Error> {
+) -> Result<Vec<Claimed>, Error> {
     let directives: Vec<i64> = directive_ids.iter().map(|id| id.0).collect();
     let rows = client.query(
         "SELECT claimed.directive, coalesce(s.intelmq_ticket, d.sent_id::text)
@@ -161,10 +179,7 @@ pub fn marked_already(
 }
 
 /// Of `tickets`, those that stand in `sent`.
-pub fn sent_already(
-    client: &mut Client,
-    tickets: &[Ticket],
-) -> Result<Vec<Ticket>, postgres::Error> {
+pub fn sent_already(client: &mut Client, tickets: &[Ticket]) -> Result<Vec<Ticket>, Error> {
     let tickets: Vec<&str> = tickets.iter().map(Ticket::as_str).collect();
     let rows = client.query(
         "SELECT intelmq_ticket FROM sent WHERE intelmq_ticket = ANY ($1::text[])",
@@ -174,7 +189,7 @@ pub fn sent_already(
 }
 
 /// The rights that marking needs and this role lacks, each as the `GRANT` that gives it.
-pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Error> {
+pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, Error> {
     let mut missing = missing_grants(
         client,
         &[
@@ -184,9 +199,14 @@ pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Erro
             ("directives", Some("sent_id"), "UPDATE"),
         ],
     )?;
+    if missing.iter().any(|grant| grant.contains(" ON SCHEMA ")) {
+        // To this role there is no sequence.
+        return Ok(missing);
+    }
     let sequence = client.query(
-        "SELECT format('GRANT USAGE ON SEQUENCE sent_id_seq TO %I;', current_user)
-          WHERE NOT has_sequence_privilege('sent_id_seq', 'USAGE')",
+        "SELECT format('GRANT USAGE ON SEQUENCE %s TO %I;', sequence, current_user)
+           FROM pg_get_serial_sequence('sent', 'id') AS sequence
+          WHERE NOT has_sequence_privilege(sequence, 'USAGE')",
         &[],
     )?;
     missing.extend(sequence.iter().map(|row| row.get::<_, String>(0)));
@@ -208,12 +228,12 @@ pub struct Known {
 pub fn known_tickets(
     client: &mut Client,
     tickets: &[&str],
-) -> Result<HashMap<Ticket, Known>, postgres::Error> {
+) -> Result<HashMap<Ticket, Known>, Error> {
     let rows = client.query(
-        "SELECT s.intelmq_ticket, s.sent_at,
-                coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.id IS NOT NULL), '{}'),
+        "SELECT s.intelmq_ticket, s.sent_at::timestamptz,
+                coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.id IS NOT NULL), '{}')::bigint[],
                 coalesce(array_agg(DISTINCT d.recipient_address)
-                         FILTER (WHERE d.id IS NOT NULL), '{}')
+                         FILTER (WHERE d.id IS NOT NULL), '{}')::text[]
            FROM sent AS s
            LEFT JOIN directives AS d ON d.sent_id = s.id
           WHERE s.intelmq_ticket = ANY($1)
@@ -224,7 +244,9 @@ pub fn known_tickets(
         let ids: Vec<i64> = row.get(2);
         let ticket = row.get::<_, String>(0).parse().expect("it was given as a ticket");
         let directive_ids = ids.into_iter().map(DirectiveId).collect();
-        (ticket, Known { sent_at: row.get(1), directive_ids, recipients: row.get(3) })
+        // A time that no clock shows is none; an address that is not UTF-8 is in no notice.
+        let sent_at = row.try_get(1).ok().flatten();
+        (ticket, Known { sent_at, directive_ids, recipients: row.try_get(3).unwrap_or_default() })
     });
     Ok(known.collect())
 }

@@ -66,6 +66,8 @@ pub struct Service<'a> {
     unmarked: Unmarked,
     /// When `delivery.rate` allows the next mail.
     next_by_rate: Instant,
+    /// Mails that are to be held, and could not be flagged: tried again with each look.
+    unheld: Vec<Decided>,
     told: Told,
     housekeeping: Housekeeping,
     summary: Summary,
@@ -79,7 +81,7 @@ struct Decided {
     /// How long the attempt took, if one was made.
     took: Option<Duration>,
     /// Held until it is written down.
-    _lock: Option<MailLock>,
+    lock: Option<MailLock>,
 }
 
 /// Why no mail is given to a relay now.
@@ -119,6 +121,7 @@ impl<'a> Service<'a> {
             due: Due::default(),
             unmarked: Unmarked::new(marker),
             next_by_rate: Instant::now(),
+            unheld: Vec::new(),
             told: Told::default(),
             housekeeping: Housekeeping::default(),
             summary: Summary::default(),
@@ -219,6 +222,8 @@ impl<'a> Service<'a> {
     /// Looks at the outbox, and sees to each mail as its state asks.
     fn look(&mut self) -> outbox::Result<()> {
         self.looks.begin();
+        let unheld = std::mem::take(&mut self.unheld);
+        self.write_down(unheld)?;
         let snapshot = self.deliverer.outbox().scan()?;
         self.told.oddities(&snapshot);
         let lack = self.housekeeping.watch_room(&self.deliverer, &self.config)?;
@@ -247,6 +252,11 @@ impl<'a> Service<'a> {
             }
             if self.due.has_in_hand(id) {
                 count(StateName::Queued);
+                continue;
+            }
+            // Flagged it would be one of those.
+            if self.unheld.iter().any(|mail| mail.sidecar.id == *id) {
+                count(StateName::Failed);
                 continue;
             }
             let mut record = None;
@@ -330,7 +340,7 @@ impl<'a> Service<'a> {
         let sidecar = self.readable(id, |outbox| outbox.sidecar(id))??;
         let record = record.unwrap_or_else(|| DeliveryRecord::new(id.clone()));
         let verdict = decide(record);
-        Some(Decided { sidecar, file: file.clone(), verdict, took: None, _lock: None })
+        Some(Decided { sidecar, file: file.clone(), verdict, took: None, lock: None })
     }
 
     fn circumstances<'s>(
@@ -532,7 +542,7 @@ impl<'a> Service<'a> {
             }
         };
         let Found { sidecar, file } = *found;
-        Ok(Some(Decided { sidecar, file, verdict, took: Some(took), _lock: lock }))
+        Ok(Some(Decided { sidecar, file, verdict, took: Some(took), lock }))
     }
 
     /// Writes down that a mail is in no relay's hands any more, if it was written down that it was.
@@ -549,27 +559,38 @@ impl<'a> Service<'a> {
 
     /// Writes verdicts down and acts on them. Flags come before records: a crash in between leaves
     /// mails that wait for a person, and never one that seems released by a person.
-    fn write_down(&mut self, mut decided: Vec<Decided>) -> outbox::Result<()> {
-        let mut done = Ok(());
-        decided.retain(|Decided { sidecar, file, verdict, .. }| {
+    fn write_down(&mut self, all: Vec<Decided>) -> outbox::Result<()> {
+        let mut decided = Vec::new();
+        for mut mail in all {
             self.monitor.lives();
-            if !verdict.record.was_held() {
-                return true;
+            if !mail.verdict.record.was_held() {
+                decided.push(mail);
+                continue;
             }
-            // Without a file somebody removed it meanwhile: a record alone would say "released".
-            self.deliverer.hold(&sidecar.id, file).unwrap_or_else(|error| {
-                done = std::mem::replace(&mut done, Ok(())).and(Err(error));
-                false
-            })
-        });
-        if decided.is_empty() {
-            return done;
+            match self.deliverer.hold(&mail.sidecar.id, &mail.file) {
+                Ok(true) => {
+                    self.told.readable(&mail.sidecar.id);
+                    decided.push(mail);
+                }
+                // Somebody removed it meanwhile: a record alone would say "released".
+                Ok(false) => {}
+                // Offered again, it would be refused again, and again.
+                Err(error) => {
+                    self.leave_alone(&mail.sidecar.id, &error);
+                    drop(mail.lock.take());
+                    self.unheld.push(mail);
+                }
+            }
         }
+        if decided.is_empty() {
+            return Ok(());
+        }
+        let mut done = Ok(());
         let records: Vec<_> = decided.iter().map(|mail| mail.verdict.record.clone()).collect();
         self.write_records(&records)?;
         // Others see the mails as the last look found them.
         self.looks.ring();
-        for Decided { sidecar, file, verdict: Verdict { record, uncertain }, took, _lock } in
+        for Decided { sidecar, file, verdict: Verdict { record, uncertain }, took, lock: _lock } in
             decided
         {
             if record.state == DeliveryState::Deferred && file.flags.retried() {
@@ -647,10 +668,14 @@ impl<'a> Service<'a> {
     }
 
     fn finish(&mut self, mails: &[(MailId, Option<MailFile>)]) -> outbox::Result<()> {
-        self.deliverer.finish(mails, !self.config.delivery.archive_for.is_zero())?;
-        self.summary.finished += mails.len();
-        for (id, _) in mails {
+        let stuck = self.deliverer.finish(mails, !self.config.delivery.archive_for.is_zero())?;
+        self.summary.finished += mails.len() - stuck.len();
+        // The next look takes them up again.
+        for (id, _) in mails.iter().filter(|(id, _)| stuck.iter().all(|(other, _)| other != id)) {
             debug!(mail = %id, "finished");
+        }
+        for (id, error) in stuck {
+            self.leave_alone(&id, &error);
         }
         Ok(())
     }

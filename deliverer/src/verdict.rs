@@ -89,10 +89,10 @@ pub fn judge(
     let uncertain = attempt.is_uncertain();
     let counted = attempt.trouble.is_none() || uncertain || blame.is_some();
     if counted {
-        record.attempts += 1;
+        record.attempts = record.attempts.saturating_add(1);
         record.first_attempt_at.get_or_insert(at.now);
         record.last_attempt_at = Some(at.now);
-        record.uncertain += u32::from(uncertain);
+        record.uncertain = record.uncertain.saturating_add(u32::from(uncertain));
     }
     let overdue = record.first_attempt_at.is_some_and(|first| {
         // A first attempt in the future is a clock that was wrong, and no reason to give up.
@@ -117,15 +117,7 @@ pub fn judge(
         return Some(Verdict { record, uncertain });
     }
     if open {
-        for address in &envelope.to {
-            let outcome = record.recipients.get_mut(address);
-            if let Some(outcome) =
-                outcome.filter(|outcome| outcome.state == RecipientState::Deferred)
-            {
-                outcome.state = RecipientState::Rejected;
-                outcome.reply.insert_str(0, GIVEN_UP);
-            }
-        }
+        give_up(&mut record, envelope, attempt);
     }
     // Some were taken and some never will be: the mail is sent, and the log tells who lacks it.
     record.state = match (record.any_accepted(), open) {
@@ -139,12 +131,26 @@ pub fn judge(
     Some(Verdict { record, uncertain })
 }
 
+/// Closes the recipients that are open, so that the record tells of each who has the mail and who lacks it.
+fn give_up(record: &mut DeliveryRecord, envelope: &Envelope, attempt: &Attempt) {
+    for address in record.open_recipients(&envelope.to) {
+        let said = record.recipients.remove(address).map(|outcome| outcome.reply);
+        let trouble = || attempt.trouble.as_ref().map(ToString::to_string);
+        let words = said.or_else(trouble).unwrap_or_else(|| "the relay was not asked".to_owned());
+        let outcome = RecipientOutcome {
+            state: RecipientState::Rejected,
+            reply: format!("{GIVEN_UP}{words}"),
+        };
+        record.recipients.insert(address.to_owned(), outcome);
+    }
+}
+
 /// The verdict on a mail that was in the relay's hands when the program was killed: whether the relay
 /// took it is not known.
 pub fn interrupted(mut record: DeliveryRecord, uncertain: Uncertain, now: Timestamp) -> Verdict {
     let offered = record.offered_at.take();
-    record.attempts += 1;
-    record.uncertain += 1;
+    record.attempts = record.attempts.saturating_add(1);
+    record.uncertain = record.uncertain.saturating_add(1);
     record.first_attempt_at = record.first_attempt_at.or(offered);
     record.last_attempt_at = offered;
     if uncertain == Uncertain::Hold {
@@ -348,6 +354,35 @@ mod tests {
         let verdict = judged(record, &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None));
         assert!(!verdict.record.was_held());
         assert_eq!(verdict.record.state, DeliveryState::Accepted, "someone has it");
+    }
+
+    #[test]
+    fn who_was_not_spoken_of_when_a_mail_is_given_up_is_told_as_lacking_it() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2026-11-20T12:00:00Z"));
+        record.attempts = 30;
+        let outcome =
+            RecipientOutcome { state: RecipientState::Accepted, reply: "250 queued".to_owned() };
+        let colleague = "colleague@as64496.example";
+        record.recipients.insert(colleague.to_owned(), outcome);
+        let to = vec![colleague.to_owned(), ABUSE.to_owned(), NOC.to_owned()];
+        let envelope = Envelope { to, ..envelope() };
+        // One is refused, then the connection breaks.
+        let attempt = attempt(&[(ABUSE, rejected()), (NOC, Outcome::Open)], Some(lost()));
+        let settings = &DeliverySettings::default();
+        let at = Circumstances {
+            relay: "relay.example:25",
+            settings,
+            now: at(NOW),
+            took: Duration::ZERO,
+            jitter: 1.0,
+            blamed: false,
+        };
+        let record = judge(record, &envelope, &attempt, &at).unwrap().record;
+        assert_eq!(record.state, DeliveryState::Accepted, "someone has it");
+        let noc = &record.recipients[NOC];
+        assert_eq!(noc.state, RecipientState::Rejected);
+        assert_eq!(noc.reply, format!("{GIVEN_UP}{}", lost()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use outbox::Ticket;
+use outbox_config::text::is_hidden;
 
 /// A mail address that can stand in a header and in an SMTP command (RFC 5321, 4.1.2).
 ///
@@ -78,7 +79,8 @@ fn check_local_part(local: &str) -> Result<(), &'static str> {
         _ if c.is_ascii_alphanumeric() => true,
         '!' | '#' | '$' | '%' | '&' | '\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^' | '_'
         | '`' | '{' | '|' | '}' | '~' => true,
-        _ => !c.is_ascii() && !c.is_control() && !c.is_whitespace(),
+        // The protocol allows what nobody sees or what turns the text around; it only deceives.
+        _ => !c.is_ascii() && !is_hidden(c) && !c.is_whitespace(),
     };
     if local.starts_with('"') {
         return Err("a quoted local part is not supported");
@@ -91,6 +93,11 @@ fn check_local_part(local: &str) -> Result<(), &'static str> {
     }
     if !local.chars().all(|c| c == '.' || atom(c)) {
         return Err("there is a character before the @ that can not stand there");
+    }
+    // Such words are none in an address (RFC 2047, 5), but some readers decode them there, and show or
+    // answer another address.
+    if local.contains("=?") {
+        return Err("the part before the @ looks like an encoded word");
     }
     if local.len() > 64 {
         return Err("the part before the @ is longer than 64 octets");
@@ -269,6 +276,10 @@ mod tests {
             "<a@isp.example",
             "(c)a@isp.example",
             "a\u{a0}b@isp.example",
+            "a\u{202e}b@isp.example",
+            "a\u{200b}b@isp.example",
+            "a\u{2028}b@isp.example",
+            "a\u{ad}b@isp.example",
         ] {
             assert!(refused(text).contains("can not stand there"), "{text}");
         }
@@ -292,6 +303,10 @@ mod tests {
             assert!(refused(text).contains("IP address"), "{text}");
         }
         assert!(refused("\"a b\"@isp.example").contains("quoted"));
+        for text in ["=?utf-8?Q?a?=@isp.example", "a=?x@isp.example"] {
+            assert!(refused(text).contains("encoded word"), "{text}");
+        }
+        assert!("a=b?c?=d@isp.example".parse::<Address>().is_ok());
     }
 
     #[test]

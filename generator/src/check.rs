@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use outbox::Outbox;
-use outbox_config::database::connect;
+use outbox_config::database::{Client, connect};
 use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure};
-use postgres::Client;
 
 use crate::store::{Scope, check_scope, missing_rights};
 use crate::template::Template;

@@ -7,8 +7,8 @@ use std::ops::AddAssign;
 use anyhow::{Context as _, anyhow};
 use outbox::{DirectiveId, NewMail};
 use outbox_config::Failure;
+use outbox_config::database::Transaction;
 use outbox_config::progress::Progress;
-use postgres::Transaction;
 use tracing::{debug, error, info};
 
 use crate::facts::Facts;
@@ -175,12 +175,12 @@ impl Composer<'_> {
         let facts = Facts::fields();
         let shown = shown.chain(&facts).collect();
         let ids: BTreeSet<_> = event_ids.collect();
-        let events = store::load_events(transaction, self.columns, &ids, &shown)
-            .map_err(Failure::Unavailable)?;
+        let events =
+            store::load_events(transaction, self.columns, &ids, &shown).map_err(store::failure)?;
         let needs =
             |planned: &Planned| planned.plan.number_of_tickets(planned.group.events().len());
         let needed = batch.iter().map(needs).sum();
-        let tickets = self.tickets.draw(needed).map_err(Failure::Unavailable)?;
+        let tickets = self.tickets.draw(needed).map_err(store::failure)?;
         let mut tickets = tickets.as_slice();
         let mut made = Summary::default();
         for planned in batch {

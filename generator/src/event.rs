@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postgres::types::{FromSql, Kind, Type};
+use outbox_config::database::types::{FromSql, Kind, Type};
 use serde::Serialize;
 use serde_json::Number;
 

@@ -90,7 +90,7 @@ struct Entry {
 fn entries(run: &mut Run<'_>) -> Result<Vec<Entry>, Failure> {
     let claims = claims(run.outbox)?;
     let mut client = store::open(&run.config.database()?.event)?;
-    let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+    let columns = EventColumns::read(&mut client).map_err(store::failure)?;
     let Pending { mut transaction, groups } =
         store::peek(&mut client, Scope::of(run.config)?, &claims)?;
     let mut host = DatabaseHost {

@@ -18,6 +18,7 @@ use mail_builder::headers::raw::Raw;
 use mail_builder::headers::text::Text;
 use mail_builder::mime::{BodyPart, MimePart};
 use outbox::Ticket;
+use outbox_config::text::turns_or_ends_line;
 
 use crate::address::{Address, Mailbox};
 use crate::openpgp::{EncryptError, Protection, SignError, Wrapping};
@@ -140,7 +141,8 @@ impl fmt::Display for MessageId {
 /// Writes a mail, signed or encrypted as `protection` says. The same letter gives the same bytes,
 /// but for signature and encryption.
 ///
-/// Fails if a header's value holds a control character, or if signing or encrypting fails.
+/// Fails if a header's value holds a control character or one that acts like one, or if signing or
+/// encrypting fails.
 pub fn compose(letter: &Letter<'_>, protection: Protection<'_>) -> Result<Vec<u8>, MailError> {
     check_headers(letter)?;
     let autocrypt = protection.autocrypt;
@@ -170,7 +172,9 @@ fn written(fields: Fields<'_>, body: MimePart<'_>) -> Vec<u8> {
 fn fields<'a>(letter: &Letter<'a>) -> Fields<'a> {
     let Letter { from, to, subject, date, message_id, ticket, .. } = *letter;
     let address = |address: &'_ Address| AddressList::from(address.as_str().to_owned());
-    let subject: HeaderType<'a> = if subject.contains("=?") {
+    // White space at either end would be lost as it stands, and a tab where the field is folded.
+    let fragile = subject.trim() != subject || subject.contains('\t');
+    let subject: HeaderType<'a> = if fragile || subject.contains("=?") {
         Raw::new(encoded_words(subject)).into()
     } else {
         Text::new(subject).into()
@@ -241,6 +245,11 @@ fn check_headers(letter: &Letter<'_>) -> Result<(), MailError> {
         // A tab is white space there as any other (RFC 5322, 2.2.2).
         if let Some(control) = value.chars().find(|c| c.is_control() && *c != '\t') {
             return Err(refuse(format!("there is the control character {control:?}")));
+        }
+        // No control to Unicode, but some readers end a line there, or show the rest elsewhere.
+        if let Some(c) = value.chars().find(|&c| turns_or_ends_line(c)) {
+            let why = "which ends a line or turns the direction of text,";
+            return Err(refuse(format!("there is the character {c:?}, {why}")));
         }
         if header == "Content-Type" && !value.is_ascii() {
             return Err(refuse("there is a character that is not ASCII".into()));
@@ -632,6 +641,11 @@ print(count)
             &format!("=?x {}", "ä?=_".repeat(40)),
             "two  spaces   and a (comment) \"quoted\" <x@y.example>, b: c;",
             "\u{1f600}".repeat(75).as_str(),
+            " leading",
+            "\ttabs \t in it\t",
+            "trailing ",
+            "\u{a0}no break\u{a0}",
+            &"a\tb".repeat(60),
         ] {
             court.add(&desk.letter(subject, "b\n"), Protection::default());
         }
@@ -770,9 +784,18 @@ ImFzbiINCg==
             assert!(message.starts_with(&begin), "{message}");
             assert!(!message.contains(char::is_control), "fit for a log: {message}");
         };
-        for hostile in
-            ["a\r\nBcc: x@evil.example", "a\nb", "a\rb", "a\0b", "a\u{1b}[2Jb", "a\u{85}b"]
-        {
+        for hostile in [
+            "a\r\nBcc: x@evil.example",
+            "a\nb",
+            "a\rb",
+            "a\0b",
+            "a\u{1b}[2Jb",
+            "a\u{85}b",
+            "a\u{2028}Bcc: x@evil.example",
+            "a\u{2029}b",
+            "a.\u{202e}exe",
+            "a\u{2066}b",
+        ] {
             fails(&desk.letter(hostile, "b\n"), "Subject");
 
             let from = Mailbox { name: Some(hostile.into()), ..desk.from.clone() };
@@ -788,6 +811,8 @@ ImFzbiINCg==
         let with = With::File(Attachment { file_name: "e", content_type: "text/ü", bytes: b"" });
         fails(&Letter { with, ..desk.letter("s", "b\n") }, "Content-Type");
         compose(&desk.letter("a\tb", "b\n"), Protection::default()).expect("a tab is white space");
+        let marks = "\u{200e}שלום\u{200f} \u{1f469}\u{200d}\u{1f4bb}";
+        compose(&desk.letter(marks, "b\n"), Protection::default()).expect("some scripts need them");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn pending(config: &Config, json: bool) -> Result<(), Failure> {
     let database = config.database()?;
     database.event.password()?;
     let mut client = store::open(&database.event)?;
-    let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+    let columns = EventColumns::read(&mut client).map_err(store::failure)?;
     let scope = Scope::of(config)?;
     let Pending { mut transaction, groups } = store::peek(&mut client, scope, &claims)?;
     let mut host = DatabaseHost {

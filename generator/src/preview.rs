@@ -39,7 +39,7 @@ pub fn preview(config: &Config, args: &PreviewArgs) -> Result<(), Failure> {
         Claims::default()
     };
     let mut client = store::open(&database.event)?;
-    let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+    let columns = EventColumns::read(&mut client).map_err(store::failure)?;
     let mut pending = store::peek(&mut client, Scope::of(config)?, &claims)?;
     pending.groups.truncate(args.limit.unwrap_or(usize::MAX));
     // On a terminal the mails themselves say how far it is.

@@ -90,7 +90,7 @@ impl Run<'_> {
         // Before the database is asked: the deliverer removes a claim only after the database knows.
         let claims = claims(self.outbox)?;
         let mut client = store::open(database)?;
-        let columns = EventColumns::read(&mut client).map_err(Failure::Unavailable)?;
+        let columns = EventColumns::read(&mut client).map_err(store::failure)?;
         let scope = Scope::of(self.config)?.only(only);
         let mut ticket_client;
         let (pending, mut tickets): (_, Box<dyn Tickets>) = match self.target {

@@ -10,12 +10,11 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
-use outbox_config::database::{connect, describe, missing_grants};
+use outbox_config::database::types::{FromSql, ToSql};
+use outbox_config::database::{
+    Client, Column, Error, Row, SqlState, Transaction, ValueError, connect, missing_grants,
+};
 use outbox_config::{Config, ConfigError, DatabaseSettings, Failure};
-use postgres::error::SqlState;
-use postgres::fallible_iterator::FallibleIterator as _;
-use postgres::types::ToSql;
-use postgres::{Client, Row, Transaction};
 use tracing::{info, warn};
 
 use crate::column::Field;
@@ -89,13 +88,13 @@ pub fn peek<'a>(
     scope: Scope<'_>,
     claims: &Claims,
 ) -> Result<Pending<'a>, Failure> {
-    let transaction = client.build_transaction().read_only(true).start();
+    let transaction = client.read_only_transaction();
     transaction
         .and_then(|mut transaction| {
             let groups = read_pending(&mut transaction, scope, claims, Lock::Nothing)?;
             Ok(Pending { transaction, groups })
         })
-        .map_err(|error| cannot_read(&error, scope))
+        .map_err(|error| cannot_read(error, scope))
 }
 
 /// Whether the rows of pending directives are locked.
@@ -105,18 +104,19 @@ enum Lock {
     Nothing,
 }
 
-/// Names a table or a column that is not there, or a mistake in the configured condition: SQLSTATE
-/// class 42, the configuration's fault. Anything else may be better later.
-fn cannot_read(error: &postgres::Error, scope: Scope<'_>) -> Failure {
+/// A table, a column or a right that is not there, or a mistake in the configured condition, is not
+/// mended by waiting. Anything else may be better later.
+pub fn failure(error: anyhow::Error) -> Failure {
+    let lasting = error.downcast_ref().is_some_and(Error::is_lasting);
+    if lasting { Failure::Configuration(error) } else { Failure::Unavailable(error) }
+}
+
+fn cannot_read(error: Error, scope: Scope<'_>) -> Failure {
     let about = match scope.condition.filter(|condition| !condition.trim().is_empty()) {
-        Some(condition) => format!("; database.additional_directive_where is {condition:?}"),
+        Some(condition) => format!(" (database.additional_directive_where is {condition:?})"),
         None => String::new(),
     };
-    let said = anyhow!("cannot read the pending directives: {}{about}", describe(error));
-    match error.code() {
-        Some(code) if code.code().starts_with("42") => Failure::Configuration(said),
-        _ => Failure::Unavailable(said),
-    }
+    failure(anyhow!(error).context(format!("cannot read the pending directives{about}")))
 }
 
 /// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,
@@ -131,8 +131,8 @@ pub fn pending<'a>(
     claims: &Claims,
 ) -> Result<Option<Pending<'a>>, Failure> {
     let shard = scope.shard;
-    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, scope))?;
-    match shard.take_turn(&mut transaction).map_err(|error| cannot_read(&error, scope))? {
+    let mut transaction = client.transaction().map_err(|error| cannot_read(error, scope))?;
+    match shard.take_turn(&mut transaction).map_err(|error| cannot_read(error, scope))? {
         Turn::Ours => {}
         Turn::Taken => {
             let what = if shard.is_all() { String::new() } else { format!("{shard} in ") };
@@ -158,7 +158,7 @@ pub fn pending<'a>(
             );
             Ok(None)
         }
-        Err(error) => Err(cannot_read(&error, scope)),
+        Err(error) => Err(cannot_read(error, scope)),
     }
 }
 
@@ -171,7 +171,7 @@ fn check_claims(
 ) -> Result<(), Failure> {
     let shard = scope.shard;
     let foreign = shard.count_foreign(transaction, claims.directives.iter().copied());
-    match foreign.map_err(|error| cannot_read(&error, scope))? {
+    match foreign.map_err(|error| cannot_read(error, scope))? {
         0 => Ok(()),
         count => Err(Failure::Unavailable(anyhow!(
             "mails in the outbox claim {count} directives that are not of {shard}: the shards were \
@@ -185,8 +185,8 @@ fn check_claims(
 /// whether the mails in the outbox are of the configured share.
 pub fn check_scope(client: &mut Client, scope: Scope<'_>, claims: &Claims) -> Result<(), Failure> {
     let query = pending_query(scope, Lock::Rows);
-    client.prepare(&query).map(drop).map_err(|error| cannot_read(&error, scope))?;
-    let mut transaction = client.transaction().map_err(|error| cannot_read(&error, scope))?;
+    client.prepare(&query).map(drop).map_err(|error| cannot_read(error, scope))?;
+    let mut transaction = client.transaction().map_err(|error| cannot_read(error, scope))?;
     check_claims(&mut transaction, scope, claims)
 }
 
@@ -195,12 +195,11 @@ fn read_pending(
     scope: Scope<'_>,
     claims: &Claims,
     lock: Lock,
-) -> Result<Vec<Result<Group, BadGroup>>, postgres::Error> {
+) -> Result<Vec<Result<Group, BadGroup>>, Error> {
     let claimed: Vec<i64> = claims.directives.iter().map(|id| id.0).collect();
     let only = scope.only.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<i64>>());
     let parameters: [&(dyn ToSql + Sync); 2] = [&claimed, &only];
-    let rows = transaction.query_raw(&pending_query(scope, lock), parameters)?;
-    rows.map(|row| Ok(group(&row, claims))).collect()
+    transaction.query_map(&pending_query(scope, lock), &parameters, |row| group(row, claims))
 }
 
 fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
@@ -213,11 +212,13 @@ fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
     };
     let condition = condition.unwrap_or("true");
     let share = scope.shard.condition();
-    let only = if scope.only.is_some() { "d3.id = ANY($2)" } else { "$2::bigint[] IS NULL" };
+    let only =
+        if scope.only.is_some() { "d3.id = ANY($2::bigint[])" } else { "$2::bigint[] IS NULL" };
     let lock = if lock == Lock::Rows { "FOR KEY SHARE OF d3 NOWAIT" } else { "" };
     // The conditions on sent_id, medium and endpoint are literals, and the last mail is looked for by
     // `=` and the order of sent_id, since the indexes of sql/notifications.sql serve only these
-    // forms. The line end behind the configured condition ends a comment in it.
+    // forms. The line end behind the configured condition ends a comment in it. What is read is cast,
+    // since columns that grew otherwise (an integer, a timestamp without time zone) do as well.
     format!(
         "WITH pending AS MATERIALIZED (
              SELECT d3.id, d3.events_id, d3.recipient_address, d3.template_name,
@@ -244,13 +245,14 @@ fn pending_query(scope: Scope<'_>, lock: Lock) -> String {
                FROM pending
               GROUP BY recipient_address, template_name, notification_format,
                        event_data_format, aggregate_identifier)
-         SELECT recipient_address, template_name, notification_format, event_data_format,
+         SELECT recipient_address::text, template_name::text, notification_format::text,
+                event_data_format::text,
                 array_to_json(aggregate_identifier)::text AS aggregate_identifier,
-                directive_ids, event_ids, inserted_at,
+                directive_ids::bigint[], event_ids::bigint[], inserted_at::timestamptz,
                 least(greatest(extract(epoch FROM notification_interval) * 1000000, -9e18), 9e18)::bigint
                     AS interval_us,
                 CASE WHEN notification_interval > interval '0' THEN
-                    (SELECT s.sent_at
+                    (SELECT s.sent_at::timestamptz
                        FROM directives AS d2
                        JOIN sent AS s ON s.id = d2.sent_id
                       WHERE d2.recipient_address = g.recipient_address
@@ -273,17 +275,9 @@ fn group(row: &Row, claims: &Claims) -> Result<Group, BadGroup> {
     let event_ids = row.get::<_, Vec<i64>>("event_ids").into_iter().map(EventId);
     let (directive_ids, event_ids): (Vec<_>, Vec<_>) =
         (directive_ids.collect(), event_ids.collect());
-    let aggregate: Option<String> = row.get("aggregate_identifier");
-    let aggregate_identifier = match aggregate.as_deref().map_or(Ok(BTreeMap::new()), pairs) {
-        Ok(pairs) => pairs,
+    let key = match key(row) {
+        Ok(key) => key,
         Err(reason) => return Err(BadGroup { directive_ids, event_ids, reason }),
-    };
-    let key = GroupKey {
-        recipient_address: row.get("recipient_address"),
-        template_name: row.get("template_name"),
-        notification_format: row.get("notification_format"),
-        event_data_format: row.get("event_data_format"),
-        aggregate_identifier,
     };
     let times = row.try_get("inserted_at").and_then(|inserted_at: Timestamp| {
         Ok((inserted_at, row.try_get::<_, Option<Timestamp>>("last_sent")?))
@@ -304,6 +298,27 @@ fn group(row: &Row, claims: &Claims) -> Result<Group, BadGroup> {
         notification_interval: SignedDuration::from_micros(row.get("interval_us")),
         last_sent,
     })
+}
+
+/// What the group's directives have in common. In a database whose encoding is `SQL_ASCII` a text may be
+/// anything.
+fn key(row: &Row) -> Result<GroupKey, String> {
+    fn read<'r, T: FromSql<'r>>(row: &'r Row, column: &str) -> Result<T, String> {
+        row.try_get(column).map_err(|error| format!("cannot read its {column}: {}", why(&error)))
+    }
+    let aggregate: Option<String> = read(row, "aggregate_identifier")?;
+    Ok(GroupKey {
+        recipient_address: read(row, "recipient_address")?,
+        template_name: read(row, "template_name")?,
+        notification_format: read(row, "notification_format")?,
+        event_data_format: read(row, "event_data_format")?,
+        aggregate_identifier: aggregate.as_deref().map_or(Ok(BTreeMap::new()), pairs)?,
+    })
+}
+
+/// What is wrong with a value, without the words around it.
+fn why(error: &ValueError) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// `aggregate_identifier` is an array of pairs.
@@ -328,7 +343,7 @@ impl Named {
 
     /// Reads them.
     pub fn read(client: &mut Client) -> anyhow::Result<Self> {
-        let mut texts = |what: &str| -> Result<BTreeSet<String>, postgres::Error> {
+        let mut texts = |what: &str| -> Result<BTreeSet<String>, Error> {
             let query = format!(
                 "SELECT DISTINCT {what} FROM (SELECT template_name, aggregate_identifier
                                                 FROM directives ORDER BY id DESC LIMIT $1) AS d"
@@ -339,7 +354,6 @@ impl Named {
         let keys = "d.aggregate_identifier[generate_subscripts(d.aggregate_identifier, 1)][1]";
         texts("template_name")
             .and_then(|templates| Ok(Self { templates, aggregate_keys: texts(keys)? }))
-            .map_err(|error| anyhow!("{}", describe(&error)))
             .context("cannot read what the directives name")
     }
 }
@@ -353,10 +367,9 @@ impl EventColumns {
     pub fn read(client: &mut Client) -> anyhow::Result<Self> {
         let statement = client
             .prepare("SELECT * FROM events LIMIT 0")
-            .map_err(|error| anyhow!("{}", describe(&error)))
             .context("cannot read the columns of the table events")?;
-        let native = |column: &postgres::Column| {
-            (column.name().to_owned(), <Value as postgres::types::FromSql>::accepts(column.type_()))
+        let native = |column: &Column| {
+            (column.name().to_owned(), <Value as FromSql>::accepts(column.type_()))
         };
         Ok(Self(statement.columns().iter().map(native).collect()))
     }
@@ -397,33 +410,26 @@ pub fn load_events(
     let (names, selected): (Vec<String>, Vec<String>) =
         names.into_iter().filter_map(|name| Some((name.to_owned(), columns.select(name)?))).unzip();
     let names: Arc<[String]> = names.into();
-    let mut query = "SELECT id".to_owned();
+    let mut query = "SELECT id::bigint".to_owned();
     for column in &selected {
         query.push_str(", ");
         query.push_str(column);
     }
-    query.push_str(" FROM events WHERE id = ANY($1)");
+    query.push_str(" FROM events WHERE id = ANY($1::bigint[])");
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let event = |id: EventId, row: &Row| {
         let value = |(index, name): (usize, &String)| {
-            row.try_get::<_, Value>(index + 1).map_err(|error| {
-                let why = error.source().map_or_else(|| describe(&error), ToString::to_string);
-                format!("cannot read {name} of event {id}: {why}")
-            })
+            row.try_get::<_, Value>(index + 1)
+                .map_err(|error| format!("cannot read {name} of event {id}: {}", why(&error)))
         };
         let values = names.iter().enumerate().map(value).collect::<Result<_, String>>()?;
         Ok(Event::new(id, Arc::clone(&names), values))
     };
-    let mut load = || -> Result<Events, postgres::Error> {
-        transaction
-            .query_raw(&query, [&ids])?
-            .map(|row| {
-                let id = EventId(row.try_get(0)?);
-                Ok((id, event(id, &row)))
-            })
-            .collect()
-    };
-    load().map_err(|error| anyhow!("{}", describe(&error))).context("cannot load events")
+    let loaded = transaction.query_map(&query, &[&ids], |row| {
+        let id = EventId(row.get(0));
+        (id, event(id, row))
+    });
+    Ok(loaded.context("cannot load events")?.into_iter().collect())
 }
 
 /// Draws `count` tickets, in a transaction of its own that is committed before one is used: a
@@ -447,50 +453,49 @@ fn draw(
     count: usize,
     outboxs_last: Option<&Ticket>,
 ) -> anyhow::Result<Vec<Ticket>> {
-    let say = |error: postgres::Error| anyhow!("{}", describe(&error));
-    let mut transaction = client.transaction().map_err(say)?;
-    let days = "SELECT to_char(initialized_for_day, 'YYYYMMDD') FROM ticket_day FOR UPDATE";
-    let rows = transaction.query(days, &[]).map_err(say)?;
-    let [row] = rows.as_slice() else {
+    let mut transaction = client.transaction()?;
+    let rows = transaction.query("SELECT FROM ticket_day FOR UPDATE", &[])?;
+    if rows.len() != 1 {
         bail!("the table ticket_day has {} rows instead of one: see sql/", rows.len());
-    };
-    let last: Option<String> = row.get(0);
+    }
     // Asked only now that the row is locked: midnight may have passed while waiting.
-    let today = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD')";
-    let today: String = transaction.query_one(today, &[]).map_err(say)?.get(0);
-    let last = last.unwrap_or_default();
-    if last > today {
+    let days = transaction.query_one(
+        "SELECT to_char(today, 'YYYYMMDD'), today::text, last::text,
+                coalesce(last > today, false), coalesce(last < today, true)
+           FROM ticket_day AS days (last),
+                (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date) AS clock (today)",
+        &[],
+    )?;
+    let today: String = days.get(0);
+    if days.get(3) {
+        let (today, last): (String, String) = (days.get(1), days.get(2));
         bail!(
             "ticket_day says {last}, which is in the future (it is {today} in UTC): numbers would \
              repeat when that day comes; set the clock right, or initialized_for_day"
         );
     }
-    if last < today {
-        transaction.batch_execute("ALTER SEQUENCE intelmq_ticket_seq RESTART").map_err(say)?;
+    if days.get(4) {
+        transaction.execute("ALTER SEQUENCE intelmq_ticket_seq RESTART", &[])?;
         let set = "UPDATE ticket_day SET initialized_for_day = to_date($1, 'YYYYMMDD')";
-        transaction.execute(set, &[&today]).map_err(say)?;
+        transaction.execute(set, &[&today])?;
         let outboxs_last = outboxs_last.map(Ticket::as_str);
         let skip = "SELECT setval('intelmq_ticket_seq', max(split_part(ticket, '-', 2)::bigint))
                       FROM (SELECT intelmq_ticket FROM sent UNION ALL SELECT $1) AS used (ticket)
                      WHERE ticket ~ '^[0-9]{8}-[0-9]{8}$' AND split_part(ticket, '-', 1) = $2
                     HAVING count(*) > 0";
-        transaction.query(skip, &[&outboxs_last, &today]).map_err(say)?;
+        transaction.query(skip, &[&outboxs_last, &today])?;
     }
     let numbers = "SELECT nextval('intelmq_ticket_seq') FROM generate_series(1, $1::bigint)";
     let count = i64::try_from(count)?;
-    let rows = transaction.query(numbers, &[&count]).map_err(say)?;
+    let rows = transaction.query(numbers, &[&count])?;
     let tickets = rows.iter().map(|row| Ok(Ticket::new(&today, row.get(0))?));
     let tickets = tickets.collect::<anyhow::Result<Vec<_>>>()?;
-    transaction.commit().map_err(say)?;
+    transaction.commit()?;
     Ok(tickets)
 }
 
 /// The rights that a run needs and this role lacks, each as the `GRANT` that gives it.
-pub fn missing_rights(client: &mut Client) -> anyhow::Result<Vec<String>> {
-    find_missing_rights(client).map_err(|error| anyhow!("{}", describe(&error)))
-}
-
-fn find_missing_rights(client: &mut Client) -> Result<Vec<String>, postgres::Error> {
+pub fn missing_rights(client: &mut Client) -> Result<Vec<String>, Error> {
     let mut missing = missing_grants(
         client,
         &[

@@ -156,7 +156,8 @@ fn is_formula(cell: Cell<'_>) -> bool {
         Cell::Given(text) if text.parse::<f64>().is_err() => text,
         _ => return false,
     };
-    text.starts_with(['=', '+', '-', '@', '\t', '\r'])
+    // Spreadsheets pass over a line end, and take the full-width forms for the plain ones.
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'])
 }
 
 #[cfg(test)]
@@ -283,7 +284,7 @@ mod tests {
             let csv = csv(&columns, TableOptions { guard_formulas, bom: false }, &[event(comment)]);
             csv.split_once("\r\n").unwrap().1.to_owned()
         };
-        for first in ["=", "+", "-", "@", "\t", "\r"] {
+        for first in ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"] {
             let text = format!("{first}1\"");
             assert_eq!(
                 row(&text, true),

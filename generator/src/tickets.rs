@@ -1,7 +1,7 @@
 //! Where ticket numbers come from: the database, or nowhere for who only looks.
 
 use outbox::Ticket;
-use postgres::Client;
+use outbox_config::database::Client;
 
 use crate::store;
 

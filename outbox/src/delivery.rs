@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::MailId;
+use crate::once::each_key_once;
 use crate::sidecar::VERSION;
 
 /// What came of the attempts to relay a mail.
@@ -35,6 +36,7 @@ pub struct DeliveryRecord {
     pub next_attempt_at: Option<Timestamp>,
     /// The last word on each recipient, by the address in the sidecar's envelope. One that is
     /// missing was not spoken of yet.
+    #[serde(deserialize_with = "each_key_once")]
     pub recipients: BTreeMap<String, RecipientOutcome>,
     /// Who said so: host and port.
     #[serde(default, skip_serializing_if = "Option::is_none")]

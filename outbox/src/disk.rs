@@ -1,17 +1,18 @@
 //! Reading and writing files so that they outlast a crash, and nothing but regular files.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, MailId, Result};
+use crate::{Error, Result};
 
 /// Files: the owner writes, the group (the other program, the person with mutt) reads.
 const FILE_MODE: u32 = 0o640;
@@ -51,28 +52,64 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
 }
 
 /// Renames within one file system. Not durable before `sync_folder` on both folders.
+///
+/// A crash within a rename can leave both names, of one file. Then the system has nothing to rename,
+/// and says that all is well: the old name is removed.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|cause| Error::Rename {
         from: from.to_owned(),
         to: to.to_owned(),
         cause,
-    })
+    })?;
+    if from != to && is_same_file(from, to) { remove(from) } else { Ok(()) }
+}
+
+/// Whether both names are there, and of one file.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    };
+    identity(one).is_some_and(|file| identity(other) == Some(file))
 }
 
 /// Removes a file; that there is none is fine.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
 }
 
-/// The name of a JSON file of `id` before it is in place. The leading dot hides it from every
-/// reader.
-pub(crate) fn temporary(id: &MailId) -> String {
-    format!(".{id}.json.tmp")
+/// How many names are tried for a file that is not in place yet.
+const NAMES: u32 = 10;
+
+/// Writes a file of ours that is not in place yet, named after `what`, and gives its path. What an
+/// interrupted run left under that name is removed. What is no file, or can't be removed, stays: then
+/// there is another name, for what the relay said has to be written down.
+pub(crate) fn create_temporary(folder: &Path, what: &str, bytes: &[u8]) -> Result<(PathBuf, File)> {
+    let mut path = folder.join(temporary(what));
+    for number in 1.. {
+        match create(&path, bytes) {
+            Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::AlreadyExists => {
+                let left = fs::symlink_metadata(&path).is_ok_and(|there| there.is_file());
+                if left && remove(&path).is_ok() {
+                    continue;
+                }
+                if number > NAMES {
+                    return Err(Error::io("create", &path)(cause));
+                }
+                path = folder.join(temporary(&format!("{what}.{number}")));
+            }
+            created => return created.map(|file| (path, file)),
+        }
+    }
+    unreachable!("there is an end to the names")
+}
+
+/// The name of a JSON file of `what`, an id mostly, before it is in place. The leading dot hides it from
+/// every reader.
+pub(crate) fn temporary(what: impl Display) -> String {
+    format!(".{what}.json.tmp")
 }
 
 /// Whether a file's name is that of a file of ours before it is in place.

@@ -43,6 +43,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// There is something where a mail goes once it is sent.
+    #[error("{} is in the archive already: the mail was sent before, or something else has its name there", path.display())]
+    InArchive {
+        /// What is there.
+        path: PathBuf,
+    },
+
     /// The folder is no outbox.
     #[error("failed to use {} as an outbox: {reason}", path.display())]
     NotAnOutbox {

@@ -7,12 +7,13 @@
 //! again, and the database is told again, which changes nothing.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::folder::Lock;
 use crate::mail_file::file_name;
-use crate::{DeliveryRecord, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
+use crate::{DeliveryRecord, Error, Flags, MailFile, MailId, Outbox, Place, Result, State, disk};
 
 /// The right to write delivery records and to finish mails. Ends with the process or when dropped.
 #[derive(Debug)]
@@ -47,9 +48,8 @@ impl<'a> Deliverer<'a> {
         self.lock.check()?;
         let folder = self.outbox.records();
         for record in records {
-            let temporary = folder.join(disk::temporary(&record.id));
-            disk::remove(&temporary)?;
-            let file = disk::create(&temporary, &disk::to_json(record))?;
+            let (temporary, file) =
+                disk::create_temporary(&folder, record.id.as_str(), &disk::to_json(record))?;
             disk::sync_file(&file, &temporary)?;
             disk::rename(&temporary, &self.outbox.record_path(&record.id))?;
         }
@@ -62,9 +62,7 @@ impl<'a> Deliverer<'a> {
     /// Fails as well if the outbox was replaced by another one meanwhile.
     pub fn try_recording(&self) -> Result<()> {
         self.lock.check()?;
-        let probe = self.outbox.records().join(".probe.json.tmp");
-        disk::remove(&probe)?;
-        let file = disk::create(&probe, &[b' '; 4096])?;
+        let (probe, file) = disk::create_temporary(&self.outbox.records(), "probe", &[b' '; 4096])?;
         let synced = disk::sync_file(&file, &probe);
         disk::remove(&probe)?;
         synced
@@ -83,33 +81,39 @@ impl<'a> Deliverer<'a> {
 
     /// Finishes mails that the database knows to be sent: into the archive (or away, without one),
     /// then their sidecars, then their records. To be called only **after** the commit.
-    pub fn finish(&self, mails: &[(MailId, Option<MailFile>)], archive: bool) -> Result<()> {
+    ///
+    /// Gives those that can't be moved, and why: something is in the way, or their files may not be
+    /// renamed. They stay as they are and keep none of the others.
+    pub fn finish(
+        &self,
+        mails: &[(MailId, Option<MailFile>)],
+        archive: bool,
+    ) -> Result<Vec<(MailId, Error)>> {
         self.lock.check()?;
+        let (mut moved, mut stuck) = (Vec::new(), Vec::new());
         let kept = self.outbox.archive().join(Place::Cur.folder());
         for (id, known) in mails {
-            let target = |mail: &MailFile| {
-                let flags = [Flags::HELD, Flags::TRASHED, Flags::RETRY]
-                    .into_iter()
-                    .fold(mail.flags.with('S'), |flags, flag| flags.without(flag));
-                kept.join(file_name(id, &flags))
-            };
+            let target = |mail: &MailFile| self.outbox.archive_path(id, mail);
             // Without a file, a person deleted it after the relay had it.
-            let renamed = self.outbox.rename_mail(id, known.clone(), target)?;
-            if let Some(mail) = renamed.filter(|_| !archive) {
-                disk::remove(&target(&mail))?;
+            let done = self.outbox.rename_mail(id, known.clone(), target).and_then(|renamed| {
+                renamed.filter(|_| !archive).map_or(Ok(()), |mail| disk::remove(&target(&mail)))
+            });
+            match done {
+                Ok(()) => moved.push(id),
+                Err(error) => stuck.push((id.clone(), error)),
             }
         }
         disk::sync_folder(&kept)?;
         disk::sync_folder(&self.outbox.maildir(Place::New))?;
         disk::sync_folder(&self.outbox.maildir(Place::Cur))?;
-        for (id, _) in mails {
+        for id in &moved {
             disk::remove(&self.outbox.sidecar_path(id))?;
         }
         disk::sync_folder(&self.outbox.sidecars())?;
-        for (id, _) in mails {
+        for id in moved {
             disk::remove(&self.outbox.record_path(id))?;
         }
-        Ok(())
+        Ok(stuck)
     }
 
     /// Ends what an interrupted run left half done, before anything is done on the word of a record.
@@ -119,8 +123,12 @@ impl<'a> Deliverer<'a> {
         disk::remove_temporary(&folder)?;
         // A record may have been renamed into place and not be durable yet.
         disk::sync_folder(&folder)?;
+        let snapshot = self.outbox.scan()?;
+        for (id, old, new) in &snapshot.met_again {
+            self.outbox.forget_old_name(id, old, new)?;
+        }
         let mut removed = 0;
-        for (id, entry) in self.outbox.scan()?.entries {
+        for (id, entry) in snapshot.entries {
             // Only what the last step of a finish leaves. A record beside a mail whose sidecar is
             // missing says that the relay has it: whoever took the sidecar away may bring it back.
             if entry.state(None) == State::Leftover
@@ -183,6 +191,27 @@ impl<'a> Deliverer<'a> {
             }
         }
         Ok(mails)
+    }
+}
+
+impl Outbox {
+    /// Where a mail goes in the archive.
+    fn archive_path(&self, id: &MailId, mail: &MailFile) -> PathBuf {
+        let flags = [Flags::HELD, Flags::TRASHED, Flags::RETRY]
+            .into_iter()
+            .fold(mail.flags.with('S'), |flags, flag| flags.without(flag));
+        self.archive().join(Place::Cur.folder()).join(file_name(id, &flags))
+    }
+
+    /// Fails if there is something where the mail goes in the archive: mostly the mail itself, which was
+    /// sent, and brought back from a backup.
+    pub fn check_archive(&self, id: &MailId, mail: &MailFile) -> Result<()> {
+        let path = self.archive_path(id, mail);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Err(Error::InArchive { path }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("stat", &path)(error)),
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod folder;
 mod mail_file;
 mod mail_lock;
 mod names;
+mod once;
 mod permissions;
 mod publish;
 mod rename;

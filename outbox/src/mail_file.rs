@@ -122,7 +122,11 @@ pub(crate) fn parse_file_name(name: &str) -> Option<(MailId, Flags)> {
 fn parse_unique_name(name: &str) -> Option<(MailId, u32)> {
     let unique = name.split_once(':').map_or(name, |(unique, _)| unique);
     let (id, number) = match unique.split_once('+') {
-        Some((id, number)) => (id, number.parse().ok()?),
+        // Rust would read another `+` before the digits.
+        Some((id, number)) if number.bytes().all(|b| b.is_ascii_digit()) => {
+            (id, number.parse().ok()?)
+        }
+        Some(_) => return None,
         None => (unique, 0),
     };
     Some((id.parse().ok()?, number))
@@ -154,7 +158,9 @@ mod tests {
         let (id, flags) = parse_file_name("1.M2.20261125-10000042.h+3:2,F").unwrap();
         assert_eq!(id.as_str(), "1.M2.20261125-10000042.h");
         assert!(flags.held());
-        assert!(parse_file_name("1.h+x:2,").is_none());
+        for other in ["1.h+x:2,", "1.h+:2,", "1.h++3:2,", "1.h+-3:2,", "1.h+4294967296:2,"] {
+            assert!(parse_file_name(other).is_none(), "{other}");
+        }
         assert!(parse_file_name(".hidden").is_none());
     }
 

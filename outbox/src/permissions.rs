@@ -23,6 +23,10 @@ impl Outbox {
                 (found.mode() & 0o005 != 0, "others than its group may look into it"),
                 (lacks(0o070), "its group may not do all in it, and both programs must"),
                 (lacks(0o700), "its owner may not do all in it"),
+                (
+                    found.mode() & 0o1000 != 0,
+                    "who owns neither it nor a file in it may not rename that (sticky bit)",
+                ),
                 (lacks(0o2000), "what is made in it does not belong to its group"),
             ];
             let reasons: Vec<&str> =
@@ -58,6 +62,7 @@ mod tests {
             (0o2775, "may look into it"),
             (0o2750, "its group may not do all"),
             (0o0770, "does not belong to its group"),
+            (0o3770, "may not rename that"),
         ] {
             for wrong in [outbox.root().to_owned(), outbox.sidecars(), outbox.archive().join("cur")]
             {

@@ -3,17 +3,19 @@
 //! Publishing a batch, in this order:
 //!
 //! 1. every `tmp/<id>` and every temporary sidecar is written ([`Generator::draft`]), then synced;
-//! 2. the sidecars are renamed into place, `sidecar/` is synced: **now the mails are committed**;
-//! 3. the mails are renamed `tmp/` → `new/`, both are synced.
+//! 2. the sidecars are renamed into place, those of copies first, `sidecar/` is synced: **now the mails
+//!    are committed**;
+//! 3. the mails are renamed `tmp/` → `new/`, copies first, both are synced.
 //!
 //! A crash before 2 leaves drafts without sidecars, which the next start removes: their directives
 //! are still pending. A crash after it leaves mails in `tmp/` with sidecars, which the next start
 //! publishes: their directives are claimed.
 //!
-//! In both renaming steps copies go before the mail they are copies of. So a copy still in `tmp/`
-//! proves that its mail is not in `new/` yet, and a copy whose mail has no sidecar was never
-//! committed as a whole: it is removed like a draft. Which mail a copy is of is told by group and
-//! instant: mails that were composed together have the same of both.
+//! In both renaming steps copies go before the mail they are copies of, and are synced before it goes:
+//! of two renames, a crash may keep the second one alone. So a copy still in `tmp/` proves that its
+//! mail is not in `new/` yet, and a copy whose mail has no sidecar was never committed as a whole: it
+//! is removed like a draft. Which mail a copy is of is told by group and instant: mails that were
+//! composed together have the same of both.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -119,7 +121,7 @@ impl<'a> Generator<'a> {
                 _ => {}
             }
         }
-        let abandoned_copies = self.order_copies_first(&mut committed)?;
+        let (copies, mails, abandoned_copies) = self.sort(committed)?;
         for id in &abandoned_copies {
             // First the sidecar: without it the mail is a draft.
             disk::remove(&self.outbox.sidecar_path(id))?;
@@ -129,15 +131,15 @@ impl<'a> Generator<'a> {
         for id in &abandoned {
             disk::remove(&self.in_tmp(id))?;
         }
-        self.move_to_new(&committed)?;
-        Ok(Recovered { published: committed, removed: abandoned })
+        self.move_to_new([&copies, &mails])?;
+        Ok(Recovered { published: [copies, mails].concat(), removed: abandoned })
     }
 
-    /// Brings committed mails into the order in which they are published, and takes out the copies
-    /// that were committed before the mail they belong to was.
-    fn order_copies_first(&self, committed: &mut Vec<MailId>) -> Result<Vec<MailId>> {
+    /// Sorts what was committed: copies, mails, and the copies that were committed before the mail they
+    /// belong to was.
+    fn sort(&self, committed: Vec<MailId>) -> Result<(Vec<MailId>, Vec<MailId>, Vec<MailId>)> {
         let (mut copies, mut mails, mut occasions) = (Vec::new(), Vec::new(), HashSet::new());
-        for id in committed.drain(..) {
+        for id in committed {
             let Some(sidecar) = self.outbox.sidecar(&id)? else { continue };
             let occasion = (sidecar.group, sidecar.created_at);
             if sidecar.mark_sent {
@@ -149,8 +151,8 @@ impl<'a> Generator<'a> {
         }
         let (whole, abandoned): (Vec<_>, Vec<_>) =
             copies.into_iter().partition(|(_, occasion)| occasions.contains(occasion));
-        committed.extend(whole.into_iter().map(|(id, _)| id).chain(mails));
-        Ok(abandoned.into_iter().map(|(id, _)| id).collect())
+        let ids = |copies: Vec<(MailId, _)>| copies.into_iter().map(|(id, _)| id).collect();
+        Ok((ids(whole), mails, ids(abandoned)))
     }
 
     /// Writes a mail, not committed and not yet durable.
@@ -184,10 +186,20 @@ impl<'a> Generator<'a> {
     /// one's [`Generator::recover`] finds out.
     pub fn publish(&self, mut drafts: Vec<Draft>) -> Result<Vec<MailId>> {
         self.lock.check()?;
-        // Stable: copies first, and otherwise the order given.
-        drafts.sort_by_key(|draft| draft.sidecar.mark_sent);
         drafts.iter_mut().try_for_each(Draft::settle)?;
         disk::sync_folder(&self.outbox.maildir(Place::Tmp))?;
+        let (mails, copies) = drafts.into_iter().partition(|draft| draft.sidecar.mark_sent);
+        let copies = self.commit(copies)?;
+        let mails = self.commit(mails)?;
+        self.move_to_new([&copies, &mails])?;
+        Ok([copies, mails].concat())
+    }
+
+    /// Renames sidecars into place, and makes that durable.
+    fn commit(&self, mut drafts: Vec<Draft>) -> Result<Vec<MailId>> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut ids = Vec::with_capacity(drafts.len());
         for draft in &mut drafts {
             let id = draft.sidecar.id.clone();
@@ -199,20 +211,22 @@ impl<'a> Generator<'a> {
             ids.push(id);
         }
         disk::sync_folder(&self.outbox.sidecars())?;
-        self.move_to_new(&ids)?;
         Ok(ids)
     }
 
-    /// The commit point of each mail: one rename.
-    fn move_to_new(&self, ids: &[MailId]) -> Result<()> {
-        if ids.is_empty() {
+    /// The commit point of each mail: one rename. First that of the copies.
+    fn move_to_new(&self, copies_and_mails: [&[MailId]; 2]) -> Result<()> {
+        let new = self.outbox.maildir(Place::New);
+        let mut groups = copies_and_mails.into_iter().filter(|ids| !ids.is_empty()).peekable();
+        if groups.peek().is_none() {
             return Ok(());
         }
-        let new = self.outbox.maildir(Place::New);
-        for id in ids {
-            disk::rename(&self.in_tmp(id), &new.join(id.as_str()))?;
+        for ids in groups {
+            for id in ids {
+                disk::rename(&self.in_tmp(id), &new.join(id.as_str()))?;
+            }
+            disk::sync_folder(&new)?;
         }
-        disk::sync_folder(&new)?;
         disk::sync_folder(&self.outbox.maildir(Place::Tmp))
     }
 

@@ -55,6 +55,26 @@ impl Outbox {
         Ok(None)
     }
 
+    /// Ends a rename from one folder to another of which a crash left both names: else the old one
+    /// would still be there when the mail is finished, and foreign. What either says of a person's
+    /// wishes is kept. In `tmp/` it is the generator's.
+    pub(crate) fn forget_old_name(
+        &self,
+        id: &MailId,
+        old: &MailFile,
+        new: &MailFile,
+    ) -> Result<()> {
+        let path = self.mail_path(old);
+        if old.place == Place::Tmp || !disk::is_same_file(&path, &self.mail_path(new)) {
+            return Ok(());
+        }
+        let both = Flags::from(format!("{}{}", old.flags, new.flags).as_str());
+        if both != new.flags {
+            self.change_flags(id, Some(new), |_| both.clone())?;
+        }
+        disk::remove(&path)
+    }
+
     /// Removes a mail's file under whatever names it has, and makes that durable. That there is none
     /// is fine.
     pub(crate) fn remove_mail(&self, id: &MailId) -> Result<()> {

@@ -5,8 +5,9 @@
 //! a folder, and back to `new/`, which readdir may miss: a mail found nowhere is looked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -23,6 +24,9 @@ const LOOKS: usize = 4;
 
 /// What is odd about a name that is a mail's, but no mail's of ours.
 const NO_TICKET: &str = "there is no ticket in its name";
+
+/// What is odd about a folder, a link, a FIFO, a socket or a device, whatever its name.
+const NO_FILE: &str = "it is not a regular file";
 
 /// How much of a mail is read for its header, in octets.
 const HEADER_LIMIT: u64 = 1 << 20;
@@ -54,6 +58,8 @@ pub struct Snapshot {
     pub entries: BTreeMap<MailId, Entry>,
     /// Everything that does not.
     pub oddities: Vec<Oddity>,
+    /// Mails that were met in two folders: where each was met first, and where then.
+    pub(crate) met_again: Vec<(MailId, MailFile, MailFile)>,
 }
 
 /// What the presence of a mail's files means.
@@ -118,16 +124,16 @@ impl Outbox {
     /// Looks at everything. Fails only where a folder cannot be read; single files never fail it.
     pub fn scan(&self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        for name in list(&self.sidecars())? {
-            snapshot.note_sidecar(&self.sidecars(), &name);
+        for met in list(&self.sidecars())? {
+            snapshot.note_sidecar(&self.sidecars(), &met);
         }
         for place in Place::ALL {
-            for name in list(&self.maildir(place))? {
-                snapshot.note_mail(&self.maildir(place), place, name);
+            for met in list(&self.maildir(place))? {
+                snapshot.note_mail(&self.maildir(place), place, met);
             }
         }
-        for name in list(&self.records())? {
-            snapshot.note_record(&self.records(), &name);
+        for met in list(&self.records())? {
+            snapshot.note_record(&self.records(), &met);
         }
         self.look_again(&mut snapshot)?;
         snapshot.entries.retain(|_, entry| entry.sidecar || entry.mail.is_some() || entry.record);
@@ -155,7 +161,12 @@ impl Outbox {
         for (id, entry) in &mut snapshot.entries {
             if entry.sidecar != entry.mail.is_some() {
                 let path = self.sidecar_path(id);
-                entry.sidecar = path.try_exists().map_err(Error::io("stat", &path))?;
+                // Not what a link leads to: whatever stands there may claim anything.
+                entry.sidecar = match fs::symlink_metadata(&path) {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == ErrorKind::NotFound => false,
+                    Err(error) => return Err(Error::io("stat", &path)(error)),
+                };
             }
         }
         Ok(())
@@ -166,8 +177,9 @@ impl Outbox {
     fn mails(&self, wanted: impl Fn(&MailId) -> bool) -> Result<BTreeMap<MailId, MailFile>> {
         let mut mails = BTreeMap::new();
         for place in Place::ALL {
-            for name in list(&self.maildir(place))? {
+            for Met { name, is_file } in list(&self.maildir(place))? {
                 if let Some((id, flags)) = name.to_str().and_then(parse_file_name)
+                    && is_file
                     && wanted(&id)
                 {
                     meet(mails.entry(id).or_default(), MailFile { place, file_name: name, flags });
@@ -191,8 +203,8 @@ impl Outbox {
     /// always right and needs no listing.
     pub fn refind(&self, id: &MailId, known: &MailFile) -> Result<Option<MailFile>> {
         match fs::symlink_metadata(self.mail_path(known)) {
-            Ok(_) => Ok(Some(known.clone())),
-            Err(_) => self.find(id),
+            Ok(there) if there.is_file() => Ok(Some(known.clone())),
+            _ => self.find(id),
         }
     }
 
@@ -206,7 +218,7 @@ impl Outbox {
         let mut mails = Vec::new();
         for place in [Place::New, Place::Cur] {
             let folder = self.archive().join(place.folder());
-            for name in list(&folder)? {
+            for Met { name, .. } in list(&folder)? {
                 if let Some((id, _)) = name.to_str().and_then(parse_file_name) {
                     mails.push((id, folder.join(name)));
                 }
@@ -260,40 +272,55 @@ impl Snapshot {
     }
 
     /// Notes a sidecar, also one that is none of ours: who asks what it claims must fail on it.
-    fn note_sidecar(&mut self, folder: &Path, name: &OsStr) {
-        let Some(id) = self.json_of(folder, name) else { return };
+    fn note_sidecar(&mut self, folder: &Path, met: &Met) {
+        let Some(id) = self.json_of(folder, met) else { return };
         if id.ticket().is_none() {
-            self.oddity(folder.join(name), NO_TICKET);
+            self.oddity(folder.join(&met.name), NO_TICKET);
         }
         self.entry(id).sidecar = true;
     }
 
-    fn note_record(&mut self, folder: &Path, name: &OsStr) {
-        if let Some(id) = self.json_of(folder, name) {
+    fn note_record(&mut self, folder: &Path, met: &Met) {
+        if let Some(id) = self.json_of(folder, met) {
             self.entry(id).record = true;
         }
     }
 
     /// The mail whose JSON file has this name. A name that is no such file's is odd, unless it is one
     /// that our files have before they are in place.
-    fn json_of(&mut self, folder: &Path, name: &OsStr) -> Option<MailId> {
+    fn json_of(&mut self, folder: &Path, Met { name, is_file }: &Met) -> Option<MailId> {
         let id = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
-        if id.is_none() && !disk::is_temporary(name) && name != SERVICE_FILE {
-            self.oddity(folder.join(name), "its name is not <mail id>.json");
+        if id.is_none() {
+            match disk::is_temporary(name) || name == SERVICE_FILE {
+                true if *is_file => {}
+                true => self.oddity(folder.join(name), NO_FILE),
+                false => self.oddity(folder.join(name), "its name is not <mail id>.json"),
+            }
         }
         id
     }
 
-    fn note_mail(&mut self, folder: &Path, place: Place, name: OsString) {
+    fn note_mail(&mut self, folder: &Path, place: Place, Met { name, is_file }: Met) {
         let Some((id, flags)) = name.to_str().and_then(parse_file_name) else {
             self.oddity(folder.join(name), "its name is not that of a mail of this outbox");
             return;
         };
+        // A mail is a file. Whatever else has its name is no part of it, and stays as it is.
+        if !is_file {
+            self.oddity(folder.join(name), NO_FILE);
+            return;
+        }
         // In the other two folders it is a mail without a sidecar.
         if place == Place::Tmp && id.ticket().is_none() {
             self.oddity(folder.join(&name), NO_TICKET);
         }
-        meet(&mut self.entry(id).mail, MailFile { place, file_name: name, flags });
+        let met = MailFile { place, file_name: name, flags };
+        if let Some(before) = self.entry(id.clone()).mail.clone()
+            && before.place != place
+        {
+            self.met_again.push((id.clone(), before, met.clone()));
+        }
+        meet(&mut self.entry(id).mail, met);
     }
 
     fn oddity(&mut self, path: PathBuf, why: &'static str) {
@@ -311,11 +338,21 @@ fn meet(known: &mut Option<MailFile>, met: MailFile) {
     *known = Some(MailFile { flags, ..met });
 }
 
-/// The names in a folder.
-fn list(folder: &Path) -> Result<Vec<OsString>> {
-    let mut names = Vec::new();
+/// What is met in a folder.
+struct Met {
+    name: OsString,
+    /// Whether it is a regular file, as all of ours are.
+    is_file: bool,
+}
+
+/// All that is in a folder.
+fn list(folder: &Path) -> Result<Vec<Met>> {
+    let mut met = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        names.push(entry.map_err(Error::io("list", folder))?.file_name());
+        let entry = entry.map_err(Error::io("list", folder))?;
+        // Mostly the folder tells. What is gone meanwhile was a file, for all that is known.
+        let is_file = entry.file_type().map_or(true, |kind| kind.is_file());
+        met.push(Met { name: entry.file_name(), is_file });
     }
-    Ok(names)
+    Ok(met)
 }

@@ -42,9 +42,8 @@ impl Deliverer<'_> {
     /// version of the format is added.
     pub fn say(&self, what: &impl Serialize) -> Result<()> {
         let path = self.outbox().service_path();
-        let temporary = path.with_file_name(".service.json.tmp");
-        disk::remove(&temporary)?;
-        disk::create(&temporary, &disk::to_json(&Said { version: VERSION, what }))?;
+        let said = disk::to_json(&Said { version: VERSION, what });
+        let (temporary, _) = disk::create_temporary(&self.outbox().records(), "service", &said)?;
         disk::rename(&temporary, &path)
     }
 

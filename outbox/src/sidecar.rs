@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::once::each_key_once;
 use crate::{DirectiveId, Error, MailId, Ticket};
 
 /// The version of the sidecar's and the delivery record's format that this crate reads and writes.
@@ -45,6 +46,9 @@ pub struct Sidecar {
 impl Sidecar {
     /// Says what is wrong where a rule of the format is broken.
     pub(crate) fn validate(&self) -> Result<(), String> {
+        if let Some(ticket) = self.id.ticket().filter(|ticket| *ticket != self.ticket) {
+            return Err(format!("its ticket is {}, and its name says {ticket}", self.ticket));
+        }
         if self.envelope.to.is_empty() {
             return Err("its envelope names no recipient".into());
         }
@@ -84,6 +88,7 @@ pub struct GroupKey {
     /// In which form the events' data is wanted.
     pub event_data_format: String,
     /// Further keys and values that all of the group share. A JSON null is `None`.
+    #[serde(deserialize_with = "each_key_once")]
     pub aggregate_identifier: BTreeMap<String, Option<String>>,
 }
 

@@ -498,6 +498,48 @@ fn each_step_of_an_interrupted_finish_can_be_gone_on_from() {
 }
 
 #[test]
+fn a_rename_of_which_a_crash_left_both_names_is_ended() {
+    // Into the archive.
+    let case = case();
+    let id = case.published();
+    case.record(&id, |record| record.state = DeliveryState::Accepted);
+    let root = case.outbox.root().to_owned();
+    let new = root.join("new").join(id.as_str());
+    fs::hard_link(&new, root.join(format!("sent/cur/{id}:2,S"))).unwrap();
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    deliverer.recover().unwrap();
+    deliverer.finish(&[(id.clone(), None)], true).unwrap();
+    assert_eq!(case.files(&id), ["sent/cur/ID:2,S"], "nothing foreign is left");
+
+    // Into cur/, by whoever it was.
+    for (old, new, left) in [
+        ("new/ID", "cur/ID+1:2,F", "cur/ID+1:2,F"),
+        ("new/ID", "cur/ID:2,S", "cur/ID:2,S"),
+        ("new/ID:2,F", "cur/ID+1:2,S", "cur/ID+2:2,FS"),
+    ] {
+        let case = self::case();
+        let id = case.published();
+        let path = |name: &str| case.outbox.root().join(name.replace("ID", id.as_str()));
+        fs::rename(path("new/ID"), path(old)).unwrap();
+        fs::hard_link(path(old), path(new)).unwrap();
+        case.outbox.lock_deliverer().unwrap().unwrap().recover().unwrap();
+        assert_eq!(case.files(&id), [left, "sidecar/ID.json"]);
+    }
+
+    // From tmp/: when the mail is finished it is a draft that was given up.
+    let case = self::case();
+    let id = case.published();
+    let path = |name: &str| case.outbox.root().join(name.replace("ID", id.as_str()));
+    fs::hard_link(path("new/ID"), path("tmp/ID")).unwrap();
+    assert_eq!(case.recover_generator(), outbox::Recovered::default());
+    let deliverer = case.outbox.lock_deliverer().unwrap().unwrap();
+    deliverer.recover().unwrap();
+    deliverer.finish(&[(id.clone(), None)], true).unwrap();
+    case.recover_generator();
+    assert_eq!(case.files(&id), ["sent/cur/ID:2,S"]);
+}
+
+#[test]
 fn a_record_that_was_not_in_place_yet_is_removed() {
     let case = case();
     let id = case.published();

@@ -17,6 +17,7 @@
 //! | [`random`] | random moments that a seed repeats |
 //! | [`terminal`] | a program in a terminal, in which keys are pressed and the screen is read |
 //! | [`system`] | a free port, a copied folder |
+//! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
 //! | [`tracer`] | the two programs, killed at a system call, or with one that fails |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
@@ -35,6 +36,7 @@ pub mod service_manager;
 pub mod site;
 pub mod system;
 pub mod terminal;
+pub mod trace;
 pub mod tracer;
 pub mod watchdog;
 

@@ -61,6 +61,8 @@ pub struct Received {
     pub bytes: Vec<u8>,
     /// Whether the relay said that it has it.
     pub confirmed: bool,
+    /// Whether it said that it does not.
+    pub refused: bool,
 }
 
 impl Received {
@@ -161,11 +163,11 @@ impl ScriptedRelay {
         self.state().received.clone()
     }
 
-    /// The same, and forgets them.
-    pub fn take_received(&self) -> Vec<Received> {
+    /// Forgets all that came.
+    pub fn forget(&self) {
         let mut state = self.state();
+        state.received.clear();
         state.commands.clear();
-        std::mem::take(&mut state.received)
     }
 
     /// Every command so far, over all connections.
@@ -176,6 +178,11 @@ impl ScriptedRelay {
     /// How many connections were made.
     pub fn connections(&self) -> usize {
         self.state().connections
+    }
+
+    /// How many connections there are now.
+    pub fn open(&self) -> usize {
+        self.state().open
     }
 
     /// How many connections there were at the same time at most.
@@ -400,12 +407,13 @@ impl Conversation {
         let about = format!("{envelope} {}", String::from_utf8_lossy(&bytes));
         let number = {
             let mut state = self.shared.lock();
-            state.received.push(Received { from, to, bytes, confirmed: false });
+            state.received.push(Received { from, to, bytes, confirmed: false, refused: false });
             self.shared.changed.notify_all();
             state.received.len() - 1
         };
         let confirmed = self.answer(At::FinalDot, &about, "250 2.0.0 queued")?;
-        self.shared.lock().received[number].confirmed = confirmed;
+        let received = &mut self.shared.lock().received[number];
+        (received.confirmed, received.refused) = (confirmed, !confirmed);
         Ok(())
     }
 

@@ -206,7 +206,10 @@ impl Site {
                 event.entry("username").or_insert_with(|| json!(role));
             }
             let text = serde_json::to_string_pretty(&config).expect("it is JSON");
-            fs::write(self.config_file(program), text).expect("failed to write the configuration");
+            // A program that starts at this moment reads the old one or the new one, whole.
+            let (file, new) = (self.config_file(program), self.folder.path().join("new.conf"));
+            let written = fs::write(&new, text).and_then(|()| fs::rename(&new, file));
+            written.expect("failed to write the configuration");
         }
     }
 

@@ -233,24 +233,14 @@ fn an_outbox_that_is_not_there_is_made_by_init_and_by_nothing_else() {
 
 // ---- Never twice ----
 
-#[test]
-fn generator_and_deliverer_against_each_other_put_no_directive_into_two_mails() {
-    against_each_other(Duration::from_secs(12), 1);
-}
-
-#[test]
-#[ignore = "takes two minutes"]
-fn generator_and_deliverer_against_each_other_for_two_minutes() {
-    against_each_other(Duration::from_secs(120), 2);
-}
-
 /// Events arrive, the generator runs again and again, and so does the deliverer, now as a service
 /// that is told to stop and now once; each directive's event is in exactly one mail that the relay
 /// got.
-fn against_each_other(duration: Duration, seed: u64) {
+#[test]
+fn generator_and_deliverer_against_each_other_put_no_directive_into_two_mails() {
     let relay = ScriptedRelay::start();
     let site = Site::new(programs!()).relay(relay.port()).build();
-    let mut random = Random::seeded(seed);
+    let mut random = Random::seeded(1);
     let over = AtomicBool::new(false);
     let mut inserted = 0;
     thread::scope(|scope| {
@@ -274,7 +264,7 @@ fn against_each_other(duration: Duration, seed: u64) {
                 }
             }
         });
-        let until = Instant::now() + duration;
+        let until = Instant::now() + Duration::from_secs(12);
         while Instant::now() < until {
             let arriving: Vec<Value> = (0..=random.below(4))
                 .map(|_| {

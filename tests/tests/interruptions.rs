@@ -80,23 +80,13 @@ fn a_deliverer_killed_at_any_moment_repeats_at_most_the_mails_in_hand() {
     assert_all_sent_once(&site, count, &received(&relay), kills * CONNECTIONS);
 }
 
+/// Directives arrive in portions while both programs are started, and killed, at random moments.
 #[test]
 fn both_killed_at_random_while_mails_go_through_postfix() {
-    both_killed(250, 4, 1766);
-}
-
-#[test]
-#[ignore = "takes minutes"]
-fn both_killed_twenty_times_while_two_thousand_mails_go_through_postfix() {
-    both_killed(2_000, 20, 1767);
-}
-
-/// Directives arrive in portions while both programs are started, and killed so many times each, at
-/// random moments.
-fn both_killed(count: usize, kills: usize, seed: u64) {
+    let (count, kills) = (250, 4);
     let postfix = Postfix::shared();
     let site = Site::new(programs!()).relay(postfix.port()).build();
-    let mut random = Random::seeded(seed);
+    let mut random = Random::seeded(1766);
     let all = events::groups(count);
     thread::scope(|scope| {
         let site = &site;

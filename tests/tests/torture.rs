@@ -694,7 +694,8 @@ impl World {
         withdrawn: &BTreeSet<String>,
         tally: &mut Tally,
     ) {
-        let received = self.relay.take_received();
+        let received = self.relay.received();
+        self.relay.forget();
         let mut by_recipient: BTreeMap<(String, String), Vec<&Received>> = BTreeMap::new();
         for mail in &received {
             for to in &mail.to {

@@ -25,7 +25,6 @@ use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, anyhow};
 use outbox::Ticket;
-use outbox_config::database::describe;
 use outbox_config::program::{to_json, width};
 use outbox_config::{Config, Failure};
 use tracing::{error, info};
@@ -111,7 +110,6 @@ fn ask(
     let settings = &config.database()?.event;
     let mut client = connect(settings).map_err(Failure::Unavailable)?;
     known_tickets(&mut client, &tickets)
-        .map_err(|error| anyhow!("{}", describe(&error)))
         .context("cannot look up tickets in the database")
         .map_err(Failure::Unavailable)
 }

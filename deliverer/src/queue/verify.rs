@@ -13,7 +13,6 @@ use outbox::{
     DeliveryRecord, DeliveryState, DirectiveId, MailId, Outbox, RecipientState, Sidecar, State,
     Ticket,
 };
-use outbox_config::database::describe;
 use outbox_config::program::{print, print_json};
 use outbox_config::text::one_line;
 use outbox_config::{Config, Failure};
@@ -168,7 +167,13 @@ fn compare_files(outbox: &Outbox, mail: &Listed, findings: &mut Vec<Finding>) {
         // Withdrawn; or it is on its way, and then its record or its sidecar is.
         Ok(None) => return,
         Ok(Some(file)) => match outbox.read_mail(&file, sidecar) {
-            Ok(Ok(_)) => return,
+            Ok(Ok(_)) => match outbox.check_archive(&mail.id, &file) {
+                Ok(()) => return,
+                Err(error) => {
+                    let text = format!("{error}; it is not sent: take one of the two away");
+                    return tell(Severity::Wrong, text);
+                }
+            },
             Ok(Err(reason)) => reason,
             Err(error) if error.is_not_found() => return,
             Err(error) => error.to_string(),
@@ -233,9 +238,8 @@ fn compare_with_database(
     }
     let settings = &config.database()?.event;
     let mut client = connect(settings)?;
-    let said = |error: postgres::Error| anyhow!("{}", describe(&error));
     let asked: Vec<DirectiveId> = claims.keys().copied().collect();
-    let mut marked = marked_already(&mut client, &asked).map_err(said)?;
+    let mut marked = marked_already(&mut client, &asked)?;
     marked.sort_by_key(|claimed| claimed.directive);
     for Claimed { directive, marked_by } in marked {
         let mail = claims[&directive];
@@ -259,7 +263,7 @@ fn compare_with_database(
         findings.push(Finding::of(severity, mail, text));
     }
     let asked: Vec<Ticket> = tickets.keys().cloned().collect();
-    let mut sent = sent_already(&mut client, &asked).map_err(said)?;
+    let mut sent = sent_already(&mut client, &asked)?;
     sent.sort();
     for ticket in sent {
         let mail = tickets[&ticket];

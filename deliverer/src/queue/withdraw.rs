@@ -4,12 +4,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use clap::Args;
 use outbox::{DeliveryRecord, Flags, Outbox, RecipientState, Sidecar, State, TakeBack, Withdrawal};
-use outbox_config::database::describe;
+use outbox_config::database::Client;
 use outbox_config::{Config, DatabaseSettings, Failure};
-use postgres::Client;
 
 use super::change::{Answer, Report};
 use super::flags::{NOT_PUBLISHED, gone, too_late};
@@ -247,15 +245,19 @@ impl Database {
         Self { settings, client: None, trouble: None }
     }
 
-    /// Whether it is there. Connects at the first time, and does not try again.
+    /// Whether it is there. Connects at the first time, and where a session has ended since; what
+    /// failed is not tried again.
     fn is_there(&mut self) -> bool {
-        if self.client.is_none() && self.trouble.is_none() {
-            match connect(&self.settings) {
-                Ok(client) => self.client = Some(client),
-                Err(trouble) => self.trouble = Some(trouble),
+        if self.client.as_ref().is_none_or(Client::is_closed) {
+            self.client = None;
+            if self.trouble.is_none() {
+                match connect(&self.settings) {
+                    Ok(client) => self.client = Some(client),
+                    Err(trouble) => self.trouble = Some(trouble),
+                }
             }
         }
-        self.client.as_ref().is_some_and(|client| !client.is_closed())
+        self.client.is_some()
     }
 
     /// Marks a mail's directives as never to be sent. `None` if that did not work.
@@ -265,7 +267,7 @@ impl Database {
         let sent_at = sent_at.and_then(|record| record.last_attempt_at);
         let client = self.client.as_mut()?;
         suppress(client, &sidecar.ticket, sent_at, &sidecar.directive_ids)
-            .map_err(|error| self.trouble = Some(anyhow!("{}", describe(&error))))
+            .map_err(|error| self.trouble = Some(error.into()))
             .ok()
     }
 }

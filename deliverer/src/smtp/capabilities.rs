@@ -35,8 +35,12 @@ impl Capabilities {
     pub fn from_ehlo(reply: &Reply) -> Self {
         let mut offered = Self::default();
         for line in reply.lines().skip(1) {
+            let line = line.to_ascii_uppercase();
             // `AUTH=LOGIN` is how some said it before RFC 2554.
-            let line = line.to_ascii_uppercase().replacen("AUTH=", "AUTH ", 1);
+            let line = match line.strip_prefix("AUTH=") {
+                Some(mechanisms) => format!("AUTH {mechanisms}"),
+                None => line,
+            };
             let mut words = line.split_ascii_whitespace();
             match words.next() {
                 Some("STARTTLS") => offered.start_tls = true,
@@ -94,6 +98,15 @@ mod tests {
                 ..Capabilities::default()
             }
         );
+    }
+
+    #[test]
+    fn auth_is_a_keyword_at_the_beginning_of_a_line_alone() {
+        for line in ["AUTH X-OWN AUTH=LOGIN", "X-OWN AUTH=LOGIN", "XAUTH=LOGIN"] {
+            assert_eq!(offered(&format!("250-hello\r\n250 {line}")).mechanism(), None, "{line}");
+        }
+        let both = offered("250-hello\r\n250-AUTH=LOGIN\r\n250 AUTH PLAIN");
+        assert!(both.auth_plain && both.auth_login);
     }
 
     #[test]

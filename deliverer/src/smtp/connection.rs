@@ -68,7 +68,7 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Connects, greets, begins TLS and logs in, as `relay` says. Whatever goes wrong is the relay's.
-    pub fn open(relay: &Relay, deadlines: &Deadlines) -> Result<Self, RelayTrouble> {
+    pub fn open(relay: &Relay) -> Result<Self, RelayTrouble> {
         let trouble = RelayTrouble::new;
         let tls = match relay.tls {
             Tls::None => None,
@@ -81,12 +81,12 @@ impl Connection {
             }
         };
         let begun = Instant::now();
-        let link = Link::connect(&relay.host, relay.port, deadlines.connect)
+        let link = Link::connect(&relay.host, relay.port, relay.deadlines.connect)
             .map_err(|error| trouble(Phase::Connect, Cause::Unreachable(error.to_string())))?;
         let mut connection = Self {
             link,
             received: Vec::new(),
-            deadlines: deadlines.clone(),
+            deadlines: relay.deadlines.clone(),
             capabilities: Capabilities::default(),
             hidden: Vec::new(),
             state: State::Ready,

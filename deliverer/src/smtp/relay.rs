@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
-use outbox_config::{ConfigError, SmtpSettings, SmtpTls as Tls};
+use outbox_config::{ConfigError, SmtpSettings, SmtpTimeouts, SmtpTls as Tls};
 
 /// A relay and how to speak to it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Relay {
     pub credentials: Option<Credentials>,
     /// The name we give ourselves in EHLO.
     pub hello_name: ClientId,
+    /// How long it may take for what.
+    pub deadlines: Deadlines,
 }
 
 impl Relay {
@@ -38,6 +40,7 @@ impl Relay {
             ca_file: settings.ca_file.clone(),
             credentials,
             hello_name: hello_name(),
+            deadlines: Deadlines::configured(&settings.timeouts),
         })
     }
 
@@ -88,24 +91,24 @@ pub struct Deadlines {
     pub quit: Duration,
 }
 
-impl Default for Deadlines {
-    fn default() -> Self {
-        const MINUTE: Duration = Duration::from_secs(60);
+impl Deadlines {
+    /// Those that the configuration tells of, and what is not configured.
+    pub fn configured(timeouts: &SmtpTimeouts) -> Self {
+        let &SmtpTimeouts { connect, greeting, command, envelope, data, final_dot, quit } =
+            timeouts;
         Self {
-            connect: Duration::from_secs(30),
-            greeting: 5 * MINUTE,
-            command: 5 * MINUTE,
-            envelope: 10 * MINUTE,
+            connect,
+            greeting,
+            command,
+            envelope,
             recipient: Duration::from_secs(2),
-            data: 3 * MINUTE,
+            data,
             data_rate: 500,
-            final_dot: 10 * MINUTE,
-            quit: Duration::from_secs(5),
+            final_dot,
+            quit,
         }
     }
-}
 
-impl Deadlines {
     /// How long the envelope of a mail to so many recipients may take.
     pub(super) fn for_envelope(&self, recipients: usize) -> Duration {
         self.envelope + self.recipient * u32::try_from(recipients).unwrap_or(u32::MAX)
@@ -124,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_message_has_three_minutes_and_what_its_size_allows() {
-        let seconds = |size| Deadlines::default().for_message(size).as_secs();
+        let deadlines = Deadlines::configured(&SmtpTimeouts::default());
+        let seconds = |size| deadlines.for_message(size).as_secs();
         assert_eq!((seconds(0), seconds(500), seconds(5_000_000)), (180, 181, 10_180));
     }
 }

@@ -52,6 +52,7 @@ fn to(relay: &ScriptedRelay) -> Relay {
         ca_file: None,
         credentials: None,
         hello_name: ClientId::Domain("client.example".into()),
+        deadlines: patient(),
     }
 }
 
@@ -61,11 +62,11 @@ fn envelope(to: &[&str]) -> Envelope {
 }
 
 fn open(relay: &ScriptedRelay) -> Connection {
-    Connection::open(&to(relay), &patient()).unwrap()
+    Connection::open(&to(relay)).unwrap()
 }
 
 fn try_open(relay: &Relay, deadlines: &Deadlines) -> Result<Connection, RelayTrouble> {
-    Connection::open(relay, deadlines)
+    Connection::open(&Relay { deadlines: deadlines.clone(), ..relay.clone() })
 }
 
 fn send(connection: &mut Connection, to: &[&str]) -> Attempt {

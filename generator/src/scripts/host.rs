@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use outbox::Ticket;
-use postgres::Transaction;
+use outbox_config::database::Transaction;
 
 use crate::column::Field;
 use crate::event::Event;

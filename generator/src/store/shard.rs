@@ -4,7 +4,7 @@ use std::fmt;
 
 use outbox::DirectiveId;
 use outbox_config::ShardSettings;
-use postgres::Transaction;
+use outbox_config::database::{Error, Transaction};
 
 /// Of the advisory locks with two numbers: "outb" in ASCII and the count of shards. Every generator
 /// holds it, shared.
@@ -70,10 +70,7 @@ impl Shard {
     /// Shares overlap only where the index is the same or the count is not. So each generator
     /// first holds the lock of its count, then looks who holds that of another: of two that come at
     /// the same time, one at least sees the other.
-    pub(super) fn take_turn(
-        self,
-        transaction: &mut Transaction<'_>,
-    ) -> Result<Turn, postgres::Error> {
+    pub(super) fn take_turn(self, transaction: &mut Transaction<'_>) -> Result<Turn, Error> {
         // Both are small, as the configuration was checked.
         let [index, count] = [self.0.index, self.0.count].map(u32::cast_signed);
         let share = "SELECT pg_advisory_xact_lock_shared($1, $2)";
@@ -84,7 +81,7 @@ impl Shard {
                                           WHERE datname = current_database())
                          AND granted AND objid <> $2::int::oid
                        ORDER BY objid LIMIT 1";
-        if let Some(row) = transaction.query_opt(others, &[&COUNT_LOCK, &count])? {
+        if let Some(row) = transaction.query(others, &[&COUNT_LOCK, &count])?.first() {
             return Ok(Turn::OtherCount(row.get(0)));
         }
         let alone = "SELECT pg_try_advisory_xact_lock($1, $2)";
@@ -97,7 +94,7 @@ impl Shard {
         self,
         transaction: &mut Transaction<'_>,
         directives: impl Iterator<Item = DirectiveId>,
-    ) -> Result<i64, postgres::Error> {
+    ) -> Result<i64, Error> {
         if self.is_all() {
             return Ok(0);
         }

@@ -1,34 +1,60 @@
 //! The connection to PostgreSQL.
 
-use std::error::Error as _;
-use std::fmt::Write as _;
+mod error;
+mod session;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postgres::{Client, NoTls};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_postgres::NoTls;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{DatabaseSettings, SslMode, tls};
 
+pub use error::Error;
+pub use session::{Client, Transaction};
+/// What keeps a value from being read.
+pub use tokio_postgres::Error as ValueError;
+pub use tokio_postgres::error::SqlState;
+pub use tokio_postgres::{Column, Row, types};
+
+/// How long a lock may be waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What holds in every session, whatever the server, the database or the role has for a default.
+///
+/// Times are exchanged in UTC. A commit is durable when it returns: a sidecar is removed on the word
+/// of a commit, and a ticket given away. Transactions see what others committed meanwhile. One may be
+/// idle, while mails are made of what it locked. A policy that hides rows is an error: a hidden
+/// directive would be a mail that is never sent, or never marked. And values that are read as text look
+/// the same everywhere.
+const SETTINGS: &str = "-c timezone=UTC -c synchronous_commit=on \
+     -c default_transaction_isolation=read\\ committed -c idle_in_transaction_session_timeout=0 \
+     -c row_security=off -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=1 \
+     -c bytea_output=hex";
+
+/// The same for what not every version of PostgreSQL knows.
+const NEWER_SETTINGS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+     WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'";
+
 /// Connects. `application_name` shows in `pg_stat_activity`; a statement that takes longer than
 /// `statement_timeout` is ended by the server.
 ///
-/// Times are exchanged in UTC. A commit is durable when it returns, whatever the server's default:
-/// a sidecar is removed on the word of a commit, and a ticket given away. Over TCP, a server that is
-/// silent for a minute counts as gone.
+/// A server that still says nothing counts as gone, as does, over TCP, one that is not heard of for a
+/// minute.
 pub fn connect(
     settings: &DatabaseSettings,
     application_name: &str,
     statement_timeout: Duration,
 ) -> anyhow::Result<Client> {
     let port = settings.port.unwrap_or(5432);
-    let mut config = postgres::Config::new();
+    let mut config = tokio_postgres::Config::new();
     config
         .dbname(&settings.name)
         .user(&settings.username)
@@ -39,10 +65,13 @@ pub fn connect(
         .keepalives_idle(Duration::from_secs(30))
         .keepalives_interval(Duration::from_secs(10))
         .keepalives_retries(3)
-        .options(&format!(
-            "-c timezone=UTC -c synchronous_commit=on -c statement_timeout={} -c lock_timeout=30000",
-            statement_timeout.as_millis()
+        .options(format!(
+            "{SETTINGS} -c statement_timeout={} -c lock_timeout={}",
+            statement_timeout.as_millis(),
+            LOCK_TIMEOUT.as_millis()
         ));
+    // A statement first waits for locks, to be understood, and only then begins to take its time.
+    let patience = statement_timeout + LOCK_TIMEOUT;
     let host = settings.host.as_deref().filter(|host| !host.is_empty());
     match host {
         Some(host) => config.host(host),
@@ -55,17 +84,18 @@ pub fn connect(
     let local = host.is_none_or(|host| Path::new(host).is_absolute());
     let mode = if local { SslMode::Disable } else { settings.sslmode };
     let connected = if mode == SslMode::Disable {
-        config.ssl_mode(postgres::config::SslMode::Disable).connect(NoTls)
+        Client::open(config.ssl_mode(tokio_postgres::config::SslMode::Disable), NoTls, patience)
     } else {
-        config
-            .ssl_mode(match mode {
-                SslMode::Prefer => postgres::config::SslMode::Prefer,
-                _ => postgres::config::SslMode::Require,
-            })
-            .connect(MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?))
+        config.ssl_mode(match mode {
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            _ => tokio_postgres::config::SslMode::Require,
+        });
+        let tls = MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?);
+        Client::open(&config, tls, patience)
     };
     let place = host.unwrap_or("the local socket");
-    connected.map_err(|error| anyhow::anyhow!("{}", describe(&error))).with_context(|| {
+    let set = |mut client: Client| client.query(NEWER_SETTINGS, &[]).map(|_| client);
+    connected.and_then(set).with_context(|| {
         format!(
             "cannot connect to database {} at {place}, port {port}, as {}",
             settings.name, settings.username
@@ -73,33 +103,12 @@ pub fn connect(
     })
 }
 
-/// Says what the server said, or what kept it from saying anything: `postgres::Error` alone hides
-/// both behind words such as "db error".
-pub fn describe(error: &postgres::Error) -> String {
-    if let Some(said) = error.as_db_error() {
-        let mut text = format!("{} (SQLSTATE {})", said.message(), said.code().code());
-        for more in [said.detail(), said.hint()].into_iter().flatten() {
-            let _ = write!(text, "; {more}");
-        }
-        return text;
-    }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// A right on a table: its name, a column if one is enough, and the privilege.
 pub type Right = (&'static str, Option<&'static str>, &'static str);
 
-/// Of the rights `needed`, those that this connection's role lacks, each as the `GRANT` that gives it.
-pub fn missing_grants(
-    client: &mut Client,
-    needed: &[Right],
-) -> Result<Vec<String>, postgres::Error> {
+/// Of the rights `needed`, those that this connection's role lacks, each as the statement that gives it:
+/// a `GRANT`, or what lets it see rows that a policy hides.
+pub fn missing_grants(client: &mut Client, needed: &[Right]) -> Result<Vec<String>, Error> {
     let tables: Vec<&str> = needed.iter().map(|right| right.0).collect();
     let columns: Vec<Option<&str>> = needed.iter().map(|right| right.1).collect();
     let privileges: Vec<&str> = needed.iter().map(|right| right.2).collect();
@@ -123,7 +132,13 @@ pub fn missing_grants(
                          ELSE has_column_privilege(relation, col, privilege) END",
         &[&tables, &columns, &privileges],
     )?;
-    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+    let hiding = client.query(
+        "SELECT format('ALTER ROLE %I BYPASSRLS;', current_user)
+          WHERE EXISTS (SELECT FROM unnest($1::text[]) AS needed (relation)
+                         WHERE row_security_active(relation))",
+        &[&tables],
+    )?;
+    Ok(rows.into_iter().chain(hiding).map(|row| row.get(0)).collect())
 }
 
 fn tls_config(mode: SslMode, root: Option<&Path>) -> anyhow::Result<ClientConfig> {

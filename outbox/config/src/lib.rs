@@ -28,6 +28,6 @@ pub use secret::Secret;
 pub use settings::{
     Config, DatabaseSettings, DeliverySettings, Encrypt, EncryptFor, MetricsSettings, OnException,
     OpenPgpSettings, OutboxSettings, ReviewSettings, ScriptSettings, ShardSettings, SmtpSettings,
-    SmtpTls, SslMode, Uncertain, XarfSettings,
+    SmtpTimeouts, SmtpTls, SslMode, Uncertain, XarfSettings,
 };
 pub use size::{parse_size, size_words};

@@ -181,12 +181,13 @@ impl Fields {
     fn words(&self) -> String {
         let mut words = one_line(&self.message);
         for (name, value) in &self.others {
-            let value = one_line(value);
-            let plain = !value.is_empty() && !value.contains([' ', '"', '=']);
+            let plain = !value.is_empty() && !value.contains([' ', '"', '=', '\\']);
             let _ = if plain {
-                write!(words, " {name}={value}")
+                write!(words, " {name}={}", one_line(value))
             } else {
-                write!(words, " {name}=\"{}\"", value.replace('"', "\\\""))
+                // A backslash, too, or what stands behind one could end the value.
+                let value = one_line(&value.replace('\\', r"\\").replace('"', "\\\""));
+                write!(words, " {name}=\"{value}\"")
             };
         }
         words
@@ -219,6 +220,23 @@ mod tests {
             assert!(!line.contains(['\n', '\u{1b}', '\u{202e}']), "{line:?}");
         }
         assert!(fields().line(Format::Journald, Level::WARN, now).starts_with("<4>WARN refused"));
+    }
+
+    /// Read as `logfmt` is, a value ends where it ended.
+    #[test]
+    fn no_value_can_end_itself_and_begin_a_field() {
+        let logged =
+            |value: &str| Fields { message: "m".into(), others: vec![("to", value.into())] };
+        for (value, shown) in [
+            ("x\" directives=\"1", r#"m to="x\" directives=\"1""#),
+            ("x\\\" directives=\\\"1", r#"m to="x\\\" directives=\\\"1""#),
+            ("x\\", r#"m to="x\\""#),
+            ("a\nb", r"m to=a\nb"),
+            ("a\\nb", r#"m to="a\\nb""#),
+            ("", r#"m to="""#),
+        ] {
+            assert_eq!(logged(value).words(), shown);
+        }
     }
 
     #[test]

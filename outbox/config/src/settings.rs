@@ -243,6 +243,74 @@ pub struct SmtpSettings {
     pub password: Option<Secret>,
     /// A file that holds the password.
     pub password_file: Option<PathBuf>,
+    /// How long the relay may take for what.
+    #[serde(default)]
+    pub timeouts: SmtpTimeouts,
+}
+
+/// Section `smtp.timeouts`. Each is for a step as a whole, however much comes meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SmtpTimeouts {
+    /// To look up the name and to connect, over all of the relay's addresses.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub connect: Duration,
+    /// For the greeting.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub greeting: Duration,
+    /// For the reply to each command, and for the TLS handshake.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub command: Duration,
+    /// For the replies to all commands of a mail's envelope together, beside what each recipient adds.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub envelope: Duration,
+    /// To take the message, beside what its size allows.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub data: Duration,
+    /// For the reply to the final dot.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub final_dot: Duration,
+    /// For QUIT as a whole.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub quit: Duration,
+}
+
+impl SmtpTimeouts {
+    /// How long RFC 5321 (section 4.5.3.2.6) wants the reply to the final dot to be waited for: who gives up sooner
+    /// sends mails again that the relay has.
+    pub const FINAL_DOT: Duration = Duration::from_secs(600);
+
+    fn check(&self) -> Result<(), Wrong> {
+        for (key, timeout) in [
+            ("smtp.timeouts.connect", self.connect),
+            ("smtp.timeouts.greeting", self.greeting),
+            ("smtp.timeouts.command", self.command),
+            ("smtp.timeouts.envelope", self.envelope),
+            ("smtp.timeouts.data", self.data),
+            ("smtp.timeouts.final_dot", self.final_dot),
+            ("smtp.timeouts.quit", self.quit),
+        ] {
+            if timeout.is_zero() {
+                return Err((key, "must be longer than zero"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for SmtpTimeouts {
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            connect: Duration::from_secs(30),
+            greeting: 5 * MINUTE,
+            command: 5 * MINUTE,
+            envelope: 10 * MINUTE,
+            data: 3 * MINUTE,
+            final_dot: Self::FINAL_DOT,
+            quit: Duration::from_secs(5),
+        }
+    }
 }
 
 /// How the connection to the relay is encrypted.
@@ -648,6 +716,9 @@ impl Config {
         if let Some(openpgp) = &self.openpgp {
             openpgp.check()?;
         }
+        for relay in &self.smtp {
+            relay.timeouts.check()?;
+        }
         let in_clear = |smtp: &SmtpSettings| {
             smtp.username.is_some() && smtp.tls() == SmtpTls::None && !smtp.is_loopback()
         };
@@ -823,6 +894,16 @@ mod tests {
         let text = r#"{"openpgp": {"always_sign": false, "autocrypt": true}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!(config.check().unwrap_err().0, "openpgp.autocrypt");
+    }
+
+    #[test]
+    fn a_relay_has_some_time_for_each_step() {
+        let timeouts = smtp(r#"{"host": "h", "timeouts": {"command": "90s"}}"#).timeouts;
+        let default = SmtpTimeouts::default();
+        assert_eq!(timeouts, SmtpTimeouts { command: Duration::from_secs(90), ..default });
+        let text = r#"{"smtp": [{"host": "a"}, {"host": "b", "timeouts": {"quit": "0s"}}]}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.check().unwrap_err().0, "smtp.timeouts.quit");
     }
 
     #[test]
