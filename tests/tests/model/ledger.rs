@@ -331,6 +331,8 @@ impl Ledger {
             let lost = known.lost.entry(to.to_owned()).or_default();
             let fresh = count - *lost;
             assert!(fresh <= 1, "{id} went to {to} {count} times, and {lost} answers were lost");
+            let anew = known.gone == Some(Gone::Regenerated);
+            assert!(fresh == 0 || !anew, "{to} has {id}, which was taken back to be written anew");
             // One that is gone was written down.
             let Some(mail) = sight.mails.get(id).filter(|mail| mail.sidecar.is_some()) else {
                 continue;
@@ -407,8 +409,18 @@ impl Ledger {
                 known.last.state == State::Committed
                     && !committed.contains(&(&sidecar.group, sidecar.created_at))
             });
+            // Finished at the moment in which it was to be taken back, and its file was deleted.
+            let sent = match copy {
+                Some(_) => confirmed,
+                None => sight.directives.iter().flatten().any(|(_, sent)| {
+                    sent.as_ref().is_some_and(|row| row.notified && row.ticket == known.ticket)
+                }),
+            };
             let how = if sight.archive.contains_key(id) {
                 assert!(confirmed, "{id} is in the archive, and the relay never took it");
+                Gone::Finished
+            } else if sent && !known.suppressed {
+                assert!(confirmed, "{id} is sent, and the relay never took it");
                 Gone::Finished
             } else if deeds.regenerated.contains(id) {
                 Gone::Regenerated

@@ -9,7 +9,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// By how much the median of memory (in KiB) may be higher in the last third of a life than in the
 /// first one, besides a tenth of it: the heap of a program with threads breathes.
-const BREATH: u64 = 3_000;
+const BREATH: u64 = 2_000;
 
 /// The same for descriptors and threads: as many as connections come and go.
 const COMING_AND_GOING: u64 = 8;
