@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak torture deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak torture powerloss fuzz deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -37,7 +37,7 @@ doc: ## does the documentation of the code build?
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 shellcheck: ## lints for the shell scripts
-	shellcheck .ci/run tests/install.sh tests/units.sh tests/demo/*.sh
+	shellcheck .ci/run tests/install.sh tests/units.sh tests/demo/*.sh tests/fuzz/*.sh
 
 units: ## does systemd take the units, and is their sandbox tight?
 	@tests/units.sh
@@ -45,7 +45,7 @@ units: ## does systemd take the units, and is their sandbox tight?
 test: ## all tests
 	cargo test --workspace --locked --no-fail-fast
 
-# How long the next two take.
+# How long the next three take.
 MINUTES ?= 4
 
 model: ## random sequences of all that can happen against a model, for MINUTES=4
@@ -56,6 +56,12 @@ soak: ## both programs under load, with kills and outages, for MINUTES=4
 
 torture: ## both programs killed at every system call, and with each failing once: half an hour
 	cargo test -p outbox-tests --locked --test torture -- --ignored --nocapture
+
+powerloss: ## the power goes at every moment of recorded runs, and the programs go on: half an hour
+	cargo test -p outbox-tests --locked --test power -- --ignored --nocapture
+
+fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each (tests/fuzz)
+	@tests/fuzz/run.sh $(MINUTES)
 
 deny: ## licences and sources of what we build on, if cargo-deny is there
 	@if cargo deny --version >/dev/null 2>&1; then \

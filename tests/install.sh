@@ -18,7 +18,7 @@ packages=(gcc libc6-dev pkg-config libgpgme-dev ca-certificates
     gnupg gpg-agent postgresql mutt python3 python3-aiosmtpd)
 case ${1-} in
     demo) ;;
-    check) packages+=(postfix tmux strace shellcheck systemd python3-yaml jq) ;;
+    check) packages+=(postfix tmux strace libfaketime shellcheck systemd python3-yaml jq) ;;
     *) die "usage: tests/install.sh demo|check" ;;
 esac
 

@@ -262,8 +262,21 @@ mod tests {
         assert!(!again(None), "a refusal, and not in a row any more");
         assert!(!again(Some(broke())) && !again(Some(broke())) && again(Some(broke())));
         assert!(!again(Some(broke())));
-        let all_alike = RelayTrouble::answered(Phase::Mail, Reply::of(421, "4.3.2 shutting down"));
-        assert!((0..9).all(|_| !again(Some(all_alike.clone()))), "what every mail gets");
+        let shuts_down = RelayTrouble::answered(Phase::Mail, Reply::of(421, "4.3.2 shutting down"));
+        let cause = Cause::OutOfStep("it said 250 extra unasked".into());
+        let talks_too_much = RelayTrouble { phase: Phase::Mail, cause, stale: false };
+        for all_alike in [shuts_down, talks_too_much] {
+            assert!((0..9).all(|_| !again(Some(all_alike.clone()))), "what every mail gets");
+        }
+    }
+
+    #[test]
+    fn others_may_pass_one_whose_last_reply_has_no_meaning() {
+        let mut due = due(2);
+        let first = begin(&mut due).unwrap();
+        due.take_back(&first);
+        due.learn(&first, Some(&RelayTrouble::answered(Phase::FinalDot, Reply::of(354, "go on"))));
+        assert!(due.others_may_pass());
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod marker;
 mod marks;
 mod metrics;
 mod monitor;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 mod queue;
 mod relays;
 mod service;

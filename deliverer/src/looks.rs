@@ -24,13 +24,22 @@ pub struct Looks {
     latest: Instant,
     /// When the next one may begin.
     earliest: Instant,
+    /// When the next one may begin while mails are due.
+    earliest_if_busy: Instant,
 }
 
 impl Looks {
     /// The first look is due at once.
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, rung: true, at_once: true, latest: now, earliest: now }
+        Self {
+            began: now,
+            rung: true,
+            at_once: true,
+            latest: now,
+            earliest: now,
+            earliest_if_busy: now,
+        }
     }
 
     /// When the next look is due; `busy`: mails are due, or in the relays' hands.
@@ -39,7 +48,7 @@ impl Looks {
             return self.began;
         }
         let asked = if self.rung { self.began } else { self.latest };
-        asked.max(if busy { self.began + BUSY } else { self.earliest })
+        asked.max(if busy { self.earliest_if_busy } else { self.earliest })
     }
 
     /// Something may have changed.
@@ -70,9 +79,16 @@ impl Looks {
         self.latest = self.began + LATEST;
     }
 
-    /// A look has ended. The next one has to wait for ten times as long as it took, up to [`BUSY`].
+    /// A look has ended. The next one has to wait for ten times as long as it took: up to [`BUSY`], or,
+    /// while mails are due, from there up to [`LATEST`]. Else a look at very many mails would be followed
+    /// by the next one, and hardly any would be relayed.
     pub fn end(&mut self) {
-        self.earliest = self.began + (self.began.elapsed() * 10).min(BUSY);
+        self.ended(self.began.elapsed());
+    }
+
+    fn ended(&mut self, took: Duration) {
+        self.earliest = self.began + (took * 10).min(BUSY);
+        self.earliest_if_busy = self.began + (took * 10).clamp(BUSY, LATEST);
     }
 }
 
@@ -95,5 +111,17 @@ mod tests {
         assert_eq!(looks.due_at(true), began + BUSY);
         looks.anew();
         assert_eq!(looks.due_at(true), began);
+    }
+
+    #[test]
+    fn a_look_that_takes_long_leaves_most_of_the_time_for_relaying() {
+        let mut looks = Looks::new();
+        looks.begin();
+        looks.ring();
+        looks.ended(2 * BUSY);
+        assert_eq!(looks.due_at(true), looks.began + 20 * BUSY);
+        assert_eq!(looks.due_at(false), looks.began + BUSY);
+        looks.ended(10 * LATEST);
+        assert_eq!(looks.due_at(true), looks.began + LATEST);
     }
 }

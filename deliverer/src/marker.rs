@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use outbox::MailId;
 use outbox_config::DatabaseSettings;
-use outbox_config::database::{Client, SqlState, connect};
+use outbox_config::database::{Client, Silence, SqlState, connect};
 use tracing::{error, info, warn};
 
 use crate::event::Event;
@@ -28,6 +28,8 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The way to the thread. It ends when this is dropped.
 pub struct Marker {
     orders: Sender<Order>,
+    settings: DatabaseSettings,
+    report: Sender<Event>,
 }
 
 /// What the thread is told.
@@ -42,9 +44,21 @@ impl Marker {
     /// marks, [`Event::NotMarked`].
     pub fn start(settings: DatabaseSettings, report: Sender<Event>) -> Self {
         let (orders, taken) = channel();
-        let worker = Worker { settings, report, client: None, away: None, refused: HashSet::new() };
+        let worker = Worker {
+            settings: settings.clone(),
+            report: report.clone(),
+            client: None,
+            away: None,
+            refused: HashSet::new(),
+        };
         thread::spawn(move || worker.run(&taken));
-        Self { orders }
+        Self { orders, settings, report }
+    }
+
+    /// Leaves the thread alone, which says nothing any more, and starts another one with nothing to do.
+    /// What the old one may report after all is as true as ever: marking twice changes nothing.
+    pub fn start_anew(&mut self) {
+        *self = Self::start(self.settings.clone(), self.report.clone());
     }
 
     /// Hands over a mail to mark. It must have a durable delivery record that says so.
@@ -54,7 +68,8 @@ impl Marker {
     }
 
     /// Has it use these settings from now on.
-    pub fn connect_anew(&self, settings: DatabaseSettings) {
+    pub fn connect_anew(&mut self, settings: DatabaseSettings) {
+        self.settings = settings.clone();
         let _ = self.orders.send(Order::ConnectAnew(Box::new(settings)));
     }
 }
@@ -189,13 +204,22 @@ impl Worker {
     }
 
     fn try_mark(&mut self, batch: &[Mark]) -> Result<Marked, Problem> {
-        if self.client.as_ref().is_none_or(Client::is_closed) {
-            let connected = connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT);
+        if self.client.as_mut().is_none_or(Client::has_ended) {
+            self.client = None;
+            // The service notices that this thread is silent, and goes on.
+            let silence = Silence::IsNoticed;
+            let connected = connect(&self.settings, "outbox-deliverer", STATEMENT_TIMEOUT, silence);
             self.client =
                 Some(connected.map_err(|error| Problem::Connection(format!("{error:#}")))?);
         }
         let client = self.client.as_mut().expect("just connected");
-        mark_sent(client, batch).map_err(|error| {
+        let mut marked = mark_sent(client, batch);
+        if let Err(NotMarked::Database(error)) = &marked
+            && error.is_conflict()
+        {
+            marked = mark_sent(client, batch);
+        }
+        marked.map_err(|error| {
             if is_away(client, &error) {
                 Problem::Connection(error.to_string())
             } else {

@@ -6,15 +6,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use outbox::{DirectiveId, MailId, Ticket};
 use outbox_config::DatabaseSettings;
-use outbox_config::database::{self, Client, Error, Row, missing_grants};
-use thiserror::Error as ErrorWords;
+use outbox_config::database::{self, Client, Error, Row, Silence, missing_grants};
 
 /// How long a statement of a command may take: a person waits.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects, for a command.
 pub fn connect(settings: &DatabaseSettings) -> anyhow::Result<Client> {
-    database::connect(settings, "outbox-deliverer", STATEMENT_TIMEOUT)
+    let silence = Silence::Ends(database::give_up);
+    database::connect(settings, "outbox-deliverer", STATEMENT_TIMEOUT, silence)
 }
 
 /// A mail that the relay took, and what the database is to be told of it.
@@ -51,7 +51,7 @@ pub struct Marked {
 }
 
 /// Why nothing was marked.
-#[derive(Debug, ErrorWords)]
+#[derive(Debug, thiserror::Error)]
 pub enum NotMarked {
     /// The database refused it, or is away.
     #[error(transparent)]

@@ -467,11 +467,14 @@ fn says_too_many(reply: &Reply) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::smtp::{Cause, Recipient};
 
-    fn relays(count: usize) -> Relays {
+    pub(super) fn relays(count: usize) -> Relays {
         let settings =
             |n| serde_json::from_str(&format!(r#"{{"host": "127.0.0.1", "port": {n}}}"#)).unwrap();
         let settings: Vec<SmtpSettings> = (1..=count).map(settings).collect();
@@ -479,7 +482,7 @@ mod tests {
     }
 
     /// The relay whose turn it is, by its place in the configuration.
-    fn begin(relays: &mut Relays) -> Option<(usize, Turn)> {
+    pub(super) fn begin(relays: &mut Relays) -> Option<(usize, Turn)> {
         relays.begin().map(|(turn, ..)| (turn.index + 1, turn))
     }
 
@@ -487,7 +490,7 @@ mod tests {
         std::iter::from_fn(|| begin(relays).map(|(_, turn)| turn)).collect()
     }
 
-    fn attempt(trouble: Option<RelayTrouble>) -> Attempt {
+    pub(super) fn attempt(trouble: Option<RelayTrouble>) -> Attempt {
         Attempt {
             recipients: Vec::new(),
             refusal: None,
@@ -497,14 +500,19 @@ mod tests {
         }
     }
 
-    fn refused() -> RelayTrouble {
+    pub(super) fn refused() -> RelayTrouble {
         let cause = Cause::Unreachable("connection refused".into());
         RelayTrouble { phase: Phase::Connect, cause, stale: false }
     }
 
-    fn answered(code: u16, words: &str) -> RelayTrouble {
+    pub(super) fn answered(code: u16, words: &str) -> RelayTrouble {
         let cause = Cause::Answered(Reply::of(code, words));
         RelayTrouble { phase: Phase::Greeting, cause, stale: false }
+    }
+
+    pub(super) fn lost_with_a_mail() -> RelayTrouble {
+        let cause = Cause::Lost("closed by the relay".into());
+        RelayTrouble { phase: Phase::Data, cause, stale: false }
     }
 
     fn pause_of(relays: &Relays, index: usize) -> Option<Duration> {
@@ -521,7 +529,7 @@ mod tests {
     }
 
     /// As if its pause were over.
-    fn end_pause(relays: &mut Relays, index: usize) {
+    pub(super) fn end_pause(relays: &mut Relays, index: usize) {
         if let Health::Trouble { until, .. } = &mut relays.known[index].health {
             *until = Instant::now();
         }
@@ -595,11 +603,9 @@ mod tests {
     #[test]
     fn a_relay_that_may_break_over_the_mail_is_not_left_alone_for_longer_each_time() {
         let mut relays = relays(1);
-        let cause = Cause::Lost("closed by the relay".into());
-        let lost = RelayTrouble { phase: Phase::Data, cause, stale: false };
         for _ in 0..5 {
             let (_, turn) = begin(&mut relays).unwrap();
-            relays.end(&turn, Some(&attempt(Some(lost.clone()))), None);
+            relays.end(&turn, Some(&attempt(Some(lost_with_a_mail()))), None);
             end_pause(&mut relays, 0);
         }
         assert_eq!(pause_of(&relays, 0), Some(PAUSE.0));

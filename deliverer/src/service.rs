@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use outbox::{
     Deliverer, DeliveryRecord, DeliveryState, MailFile, MailId, MailLock, Sidecar, Snapshot, State,
 };
-use outbox_config::{Config, Failure, Uncertain, logging};
+use outbox_config::{Config, DeliverySettings, Failure, Uncertain, logging};
 use tracing::{debug, error, info};
 
 use crate::attempt::{self, Came, Found, Report, Task};
@@ -228,7 +228,9 @@ impl<'a> Service<'a> {
         self.told.oddities(&snapshot);
         let lack = self.housekeeping.watch_room(&self.deliverer, &self.config)?;
         self.monitor.room(lack);
-        self.unmarked.listen();
+        if let Some(trouble) = self.unmarked.listen() {
+            self.monitor.database(Some(trouble.to_owned()));
+        }
         self.told.begin_anew(&snapshot);
         self.due.begin_anew(&snapshot);
         self.sort_out(&snapshot)?;
@@ -296,7 +298,9 @@ impl<'a> Service<'a> {
                 decided.extend(self.decide(id, file, record, verdict::for_review));
             } else if state == State::Held {
                 // A person, and no program, decides.
-            } else if let Some(until) = self.not_before(id, &state, record.as_ref(), now) {
+            } else if let Some(until) =
+                not_before(&self.config.delivery, id, &state, record.as_ref(), now)
+            {
                 self.look_again_at(until);
             } else {
                 self.due.add(id.clone(), file.clone(), record);
@@ -307,26 +311,6 @@ impl<'a> Service<'a> {
         }
         self.monitor.looked(counted.into_iter().collect());
         self.write_down(decided)
-    }
-
-    /// Until when a mail has to wait, if that is in the future. A time further off than any wait is:
-    /// the clock was wrong when that was written.
-    fn not_before(
-        &self,
-        id: &MailId,
-        state: &State,
-        record: Option<&DeliveryRecord>,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        let delivery = &self.config.delivery;
-        let (until, longest) = match (state, record) {
-            (State::Deferred { until }, _) => (*until, delivery.retry_max),
-            (_, None) if !delivery.minimum_age.is_zero() => {
-                (later(id.written_at()?, delivery.minimum_age), delivery.minimum_age)
-            }
-            _ => return None,
-        };
-        (until > now && until <= later(now, longest)).then_some(until)
     }
 
     /// Decides about a mail without asking a relay.
@@ -748,6 +732,25 @@ impl<'a> Service<'a> {
             self.summary.errors += 1;
         }
     }
+}
+
+/// Until when a mail has to wait, if that is in the future. A time further off than any wait is: the
+/// clock was wrong when that was written.
+pub(crate) fn not_before(
+    delivery: &DeliverySettings,
+    id: &MailId,
+    state: &State,
+    record: Option<&DeliveryRecord>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let (until, longest) = match (state, record) {
+        (State::Deferred { until }, _) => (*until, delivery.retry_max),
+        (_, None) if !delivery.minimum_age.is_zero() => {
+            (later(id.written_at()?, delivery.minimum_age), delivery.minimum_age)
+        }
+        _ => return None,
+    };
+    (until > now && until <= later(now, longest)).then_some(until)
 }
 
 /// A time so much later; the furthest there is, should that be beyond it.

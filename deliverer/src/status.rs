@@ -4,6 +4,9 @@
 //! say more. Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, and no others, whatever goes wrong:
 //! Icinga knows only these.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
+
 use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;

@@ -15,24 +15,36 @@ use crate::marks::Mark;
 /// its statements can take unless the server is frozen.
 pub const OVERDUE: Duration = Duration::from_secs(180);
 
+/// How long at most before a marker that says nothing is left alone for another one. Each keeps a thread
+/// and a connection until its server ends that.
+const LONGEST_OVERDUE: Duration = Duration::from_secs(3600);
+
 /// The mails in the marker's hands.
 pub struct Unmarked {
     marker: Marker,
     /// With each file's last known place.
-    mails: HashMap<MailId, Option<MailFile>>,
+    mails: HashMap<MailId, (Mark, Option<MailFile>)>,
     /// Whether the database refused marks when it was last heard of.
     refused: bool,
     /// Whether it was told that relaying waits for it.
     waited_for: bool,
-    /// When the marker last spoke, or had nothing to do. None once its silence was told.
-    heard: Option<Instant>,
+    /// When the marker last spoke, or had nothing to do.
+    heard: Instant,
+    /// How long it may say nothing.
+    overdue: Duration,
 }
 
 impl Unmarked {
     /// None so far.
     pub fn new(marker: Marker) -> Self {
-        let heard = Some(Instant::now());
-        Self { marker, mails: HashMap::new(), refused: false, waited_for: false, heard }
+        Self {
+            marker,
+            mails: HashMap::new(),
+            refused: false,
+            waited_for: false,
+            heard: Instant::now(),
+            overdue: OVERDUE,
+        }
     }
 
     /// Has a relayed mail marked. Its record says already, durably, that it was accepted.
@@ -42,37 +54,57 @@ impl Unmarked {
         accepted_at: Option<Timestamp>,
         file: Option<MailFile>,
     ) {
-        self.mails.insert(sidecar.id.clone(), file);
-        self.marker.mark(Mark {
+        let mark = Mark {
             id: sidecar.id,
             ticket: sidecar.ticket,
             sent_at: accepted_at.unwrap_or(sidecar.created_at),
             directive_ids: sidecar.directive_ids,
-        });
+        };
+        self.mails.insert(mark.id.clone(), (mark.clone(), file));
+        self.marker.mark(mark);
     }
 
     /// The database knows of these. Gives them with their files.
     pub fn marked(&mut self, ids: Vec<MailId>) -> Vec<(MailId, Option<MailFile>)> {
         self.refused = false;
-        self.heard = Some(Instant::now());
-        ids.into_iter().filter_map(|id| self.mails.remove(&id).map(|file| (id, file))).collect()
+        self.spoke();
+        ids.into_iter()
+            .filter_map(|id| self.mails.remove(&id).map(|(_, file)| (id, file)))
+            .collect()
     }
 
     /// The database takes no marks now.
     pub fn not_marked(&mut self) {
         self.refused = true;
-        self.heard = Some(Instant::now());
+        self.spoke();
     }
 
-    /// Tells once that the marker is stuck: a frozen server can keep it waiting for ever.
-    pub fn listen(&mut self) {
+    fn spoke(&mut self) {
+        self.heard = Instant::now();
+        self.overdue = OVERDUE;
+    }
+
+    /// Notices that the marker is stuck: a frozen server can keep it waiting for ever. Then another one
+    /// begins anew. Gives what is wrong with the database, if that was noticed now.
+    pub fn listen(&mut self) -> Option<&'static str> {
         if self.mails.is_empty() {
-            self.heard = Some(Instant::now());
-        } else if self.heard.is_some_and(|heard| heard.elapsed() > OVERDUE) {
-            self.heard = None;
+            self.spoke();
+        }
+        if self.heard.elapsed() <= self.overdue {
+            return None;
+        }
+        // Told once, and not each time.
+        if self.overdue == OVERDUE {
             let unmarked = self.mails.len();
             error!(unmarked, "the database neither takes marks nor refuses them: it seems frozen");
         }
+        self.heard = Instant::now();
+        self.overdue = (self.overdue * 2).min(LONGEST_OVERDUE);
+        self.marker.start_anew();
+        for (mark, _) in self.mails.values() {
+            self.marker.mark(mark.clone());
+        }
+        Some("it neither takes marks nor refuses them")
     }
 
     /// Tells once that relaying waits for the database. While that takes marks, they are only under way.
@@ -88,7 +120,7 @@ impl Unmarked {
     }
 
     /// Has the marker use these settings from now on.
-    pub fn connect_anew(&self, settings: DatabaseSettings) {
+    pub fn connect_anew(&mut self, settings: DatabaseSettings) {
         self.marker.connect_anew(settings);
     }
 

@@ -90,12 +90,14 @@ pub fn judge(
     let counted = attempt.trouble.is_none() || uncertain || blame.is_some();
     if counted {
         record.attempts = record.attempts.saturating_add(1);
-        record.first_attempt_at.get_or_insert(at.now);
+        // One in the future is of a clock that was wrong: counted from there, the mail would never be given up.
+        let first = record.first_attempt_at.filter(|first| *first <= at.now);
+        record.first_attempt_at = first.or(Some(at.now));
         record.last_attempt_at = Some(at.now);
         record.uncertain = record.uncertain.saturating_add(u32::from(uncertain));
     }
     let overdue = record.first_attempt_at.is_some_and(|first| {
-        // A first attempt in the future is a clock that was wrong, and no reason to give up.
+        // One in the future, of a clock that was wrong, is no reason to give up.
         Duration::try_from(at.now.duration_since(first))
             .is_ok_and(|waited| waited >= at.settings.expire_after)
     });
@@ -206,12 +208,15 @@ fn uncertain_words(reply: Option<&crate::smtp::Reply>) -> String {
 /// How long to wait after the `attempts`th: doubling from `retry_min` to `retry_max`, of which
 /// between three and four quarters are waited.
 fn wait(attempts: u32, settings: &DeliverySettings, jitter: f64) -> SignedDuration {
-    let doublings = attempts.saturating_sub(1).min(31);
-    let doubled = settings.retry_min.checked_mul(1 << doublings);
+    let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
+    let doubled = settings.retry_min.checked_mul(factor);
     let longest = doubled.unwrap_or(Duration::MAX).min(settings.retry_max);
     let wait = longest.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0));
     SignedDuration::from_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod properties;
 
 #[cfg(test)]
 mod tests {
@@ -228,7 +233,7 @@ mod tests {
         time.parse().unwrap()
     }
 
-    fn id() -> MailId {
+    pub(super) fn id() -> MailId {
         "1764028800.M1P2Q3.20261125-10000042.host".parse().unwrap()
     }
 
@@ -250,7 +255,7 @@ mod tests {
         }
     }
 
-    fn lost() -> RelayTrouble {
+    pub(super) fn lost() -> RelayTrouble {
         let cause = Cause::Lost("closed by the relay".into());
         RelayTrouble { phase: Phase::FinalDot, cause, stale: false }
     }
@@ -270,15 +275,15 @@ mod tests {
         judge_with(&DeliverySettings::default(), record, attempt).expect("something was said")
     }
 
-    fn accepted() -> Outcome {
+    pub(super) fn accepted() -> Outcome {
         Outcome::Accepted(Reply::of(250, "2.0.0 queued"))
     }
 
-    fn deferred() -> Outcome {
+    pub(super) fn deferred() -> Outcome {
         Outcome::Deferred(Reply::of(450, "4.2.0 greylisted"))
     }
 
-    fn rejected() -> Outcome {
+    pub(super) fn rejected() -> Outcome {
         Outcome::Rejected(Reply::of(550, "5.1.1 no such user"))
     }
 
@@ -333,6 +338,10 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 240, 240, 240]);
         assert_eq!(wait(1, &settings, 0.0), SignedDuration::from_secs(225));
         assert_eq!(minutes(u32::MAX, 1.0), 240);
+        let (retry_min, retry_max) =
+            (Duration::from_secs(1), Duration::from_secs(100 * 366 * 86_400));
+        let settings = DeliverySettings { retry_min, retry_max, ..settings };
+        assert_eq!(wait(33, &settings, 1.0).unsigned_abs(), retry_max, "the longest there is");
     }
 
     #[test]
@@ -354,6 +363,17 @@ mod tests {
         let verdict = judged(record, &attempt(&[(ABUSE, accepted()), (NOC, deferred())], None));
         assert!(!verdict.record.was_held());
         assert_eq!(verdict.record.state, DeliveryState::Accepted, "someone has it");
+    }
+
+    #[test]
+    fn a_first_attempt_in_the_future_is_forgotten_so_that_the_mail_is_given_up_one_day() {
+        let mut record = DeliveryRecord::new(id());
+        record.first_attempt_at = Some(at("2099-01-01T00:00:00Z"));
+        record.attempts = u32::MAX;
+        let record =
+            judged(record, &attempt(&[(ABUSE, deferred()), (NOC, deferred())], None)).record;
+        assert_eq!(record.state, DeliveryState::Deferred);
+        assert_eq!((record.first_attempt_at, record.attempts), (Some(at(NOW)), u32::MAX));
     }
 
     #[test]

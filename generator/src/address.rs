@@ -1,5 +1,6 @@
 //! Mail addresses: the configured sender, and the recipients that directives name.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -118,17 +119,19 @@ fn ascii_domain(domain: &str) -> Result<String, &'static str> {
 /// An address that comes again is left out, and so is an empty place between commas, which RFC
 /// 5322, 4.4 has readers accept.
 pub fn recipients(list: &str) -> Result<Vec<Address>, AddressError> {
-    let mut addresses = Vec::new();
-    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        let address = text.parse()?;
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
+    let texts = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let addresses = texts.map(str::parse).collect::<Result<Vec<_>, _>>()?;
     if addresses.is_empty() {
         return Err(AddressError::None(list.to_owned()));
     }
-    Ok(addresses)
+    Ok(each_once(addresses))
+}
+
+/// The addresses in their order, without those that come again: nobody is to get a mail twice.
+pub fn each_once(mut addresses: Vec<Address>) -> Vec<Address> {
+    let mut seen = HashSet::new();
+    addresses.retain(|address| seen.insert(address.clone()));
+    addresses
 }
 
 /// An address with the name of whom it belongs to, as in `CERT Example <noreply@cert.example>`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use outbox::Outbox;
-use outbox_config::database::{Client, connect};
+use outbox_config::database::{Client, Silence, connect, give_up};
 use outbox_config::program::{Check, Findings};
 use outbox_config::{Config, Failure};
 
@@ -146,7 +146,12 @@ fn template_names(folder: &Path) -> anyhow::Result<Vec<String>> {
 
 /// A connection on which a person waits.
 fn open_database(config: &Config) -> anyhow::Result<Client> {
-    connect(&config.database()?.event, "outbox-generator", Duration::from_secs(30))
+    connect(
+        &config.database()?.event,
+        "outbox-generator",
+        Duration::from_secs(30),
+        Silence::Ends(give_up),
+    )
 }
 
 fn check_database(config: &Config) -> anyhow::Result<String> {

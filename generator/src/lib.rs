@@ -20,6 +20,8 @@ mod init;
 mod interactive;
 pub mod mail;
 pub mod openpgp;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 mod pack;
 mod part;
 mod pattern;

@@ -24,6 +24,8 @@ use crate::address::{Address, Mailbox};
 use crate::openpgp::{EncryptError, Protection, SignError, Wrapping};
 use crate::xarf::{self, Evidence, Report};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod protected;
 mod quoted_printable;
 

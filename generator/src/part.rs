@@ -57,6 +57,7 @@ pub fn parts(group: &Group, plan: &Plan) -> Vec<Part> {
 mod tests {
     use jiff::{SignedDuration, Timestamp};
     use outbox::GroupKey;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::formats::FormatName;
@@ -83,6 +84,33 @@ mod tests {
             (part.number, part.of, events, part.directive_ids.iter().map(|id| id.0).collect())
         };
         parts(&group, &plan).into_iter().map(ids).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_and_directive_is_in_one_part_and_none_is_too_large(
+            events in proptest::collection::vec(0..60_i64, 0..200),
+            after in 0..70_usize,
+        ) {
+            // Directives as the database has them, ascending, each about any event.
+            let pairs: Vec<(i64, i64)> = (1..).zip(events.iter().copied()).collect();
+            let parts = split(&pairs, after);
+            let all: BTreeSet<i64> = events.iter().copied().collect();
+            let in_parts: Vec<i64> = parts.iter().flat_map(|(_, _, events, _)| events.clone()).collect();
+            prop_assert!(in_parts.iter().eq(&all), "each once, in their order");
+            let mut answered: Vec<i64> =
+                parts.iter().flat_map(|(.., directives)| directives.clone()).collect();
+            answered.sort_unstable();
+            prop_assert!(answered.iter().eq(pairs.iter().map(|(directive, _)| directive)));
+            for (index, (number, of, events, directives)) in parts.iter().enumerate() {
+                prop_assert_eq!((*number, *of), (index + 1, parts.len()));
+                prop_assert!(after == 0 || (1..=after).contains(&events.len()));
+                prop_assert!(directives.is_sorted());
+                let about = |directive: &i64| pairs[usize::try_from(*directive - 1).unwrap()].1;
+                prop_assert!(directives.iter().all(|directive| events.contains(&about(directive))));
+            }
+            prop_assert!(after > 0 || parts.len() <= 1);
+        }
     }
 
     #[test]

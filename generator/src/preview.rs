@@ -1,6 +1,9 @@
 //! `preview`: what is pending as the mails that it would become, for a person to look at. Takes no
 //! lock and no ticket, and changes neither database nor outbox.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
+
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use outbox::{Claims, DirectiveId, GroupKey, Ticket};
 use outbox_config::database::types::{FromSql, ToSql};
 use outbox_config::database::{
-    Client, Column, Error, Row, SqlState, Transaction, ValueError, connect, missing_grants,
+    Client, Column, Error, Row, Silence, SqlState, Transaction, ValueError, connect, give_up,
+    missing_grants,
 };
 use outbox_config::{Config, ConfigError, DatabaseSettings, Failure};
 use tracing::{info, warn};
@@ -29,7 +30,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Connects, for long statements.
 pub fn open(settings: &DatabaseSettings) -> Result<Client, Failure> {
-    connect(settings, "outbox-generator", STATEMENT_TIMEOUT).map_err(Failure::Unavailable)
+    connect(settings, "outbox-generator", STATEMENT_TIMEOUT, Silence::Ends(give_up))
+        .map_err(Failure::Unavailable)
 }
 
 /// The pending groups and the right to answer them, as long as the transaction lasts.
@@ -116,7 +118,7 @@ fn cannot_read(error: Error, scope: Scope<'_>) -> Failure {
         Some(condition) => format!(" (database.additional_directive_where is {condition:?})"),
         None => String::new(),
     };
-    failure(anyhow!(error).context(format!("cannot read the pending directives{about}")))
+    failure(anyhow::Error::new(error).context(format!("cannot read the pending directives{about}")))
 }
 
 /// Reads what is pending and not claimed, and locks it: `None` if another generator, or Mailgen,
@@ -322,7 +324,7 @@ fn why(error: &ValueError) -> String {
 }
 
 /// `aggregate_identifier` is an array of pairs.
-fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
+pub(crate) fn pairs(json: &str) -> Result<BTreeMap<String, Option<String>>, String> {
     let wrong = || format!("its aggregate_identifier is no list of pairs: {json}");
     let rows: Vec<[Option<String>; 2]> = serde_json::from_str(json).map_err(|_| wrong())?;
     rows.into_iter().map(|[key, value]| Ok((key.ok_or_else(wrong)?, value))).collect()

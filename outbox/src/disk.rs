@@ -98,7 +98,7 @@ pub(crate) fn create_temporary(folder: &Path, what: &str, bytes: &[u8]) -> Resul
                 if number > NAMES {
                     return Err(Error::io("create", &path)(cause));
                 }
-                path = folder.join(temporary(&format!("{what}.{number}")));
+                path = folder.join(temporary(format!("{what}.{number}")));
             }
             created => return created.map(|file| (path, file)),
         }
@@ -171,18 +171,19 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, version: u32) -> Resul
         return Err(Error::malformed(path, format!("{size} octets are too many")));
     }
     let bytes = read_up_to(&file, size, path)?;
-    let found: Versioned = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::malformed(path, error.to_string()))?;
+    from_json(&bytes, version).map(Some).map_err(|reason| Error::malformed(path, reason))
+}
+
+/// What a JSON file of the format says, or what is wrong with it.
+pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8], version: u32) -> Result<T, String> {
+    let found: Versioned = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if found.version != version {
-        let reason = format!(
-            "it has version {} of the format, this program knows version {version}",
-            found.version
-        );
-        return Err(Error::malformed(path, reason));
+        let found = found.version;
+        return Err(format!(
+            "it has version {found} of the format, this program knows version {version}"
+        ));
     }
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::malformed(path, error.to_string()))?;
-    Ok(Some(value))
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 /// A file of the format as bytes: JSON that a person can read, with a line end.

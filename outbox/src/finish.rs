@@ -124,7 +124,9 @@ impl<'a> Deliverer<'a> {
         // A record may have been renamed into place and not be durable yet.
         disk::sync_folder(&folder)?;
         let snapshot = self.outbox.scan()?;
-        for (id, old, new) in &snapshot.met_again {
+        for (id, old, new) in
+            snapshot.met_again.iter().filter(|(_, old, _)| old.place != Place::Tmp)
+        {
             self.outbox.forget_old_name(id, old, new)?;
         }
         let mut removed = 0;

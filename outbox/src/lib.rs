@@ -35,6 +35,8 @@ mod mail_file;
 mod mail_lock;
 mod names;
 mod once;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 mod permissions;
 mod publish;
 mod rename;

@@ -125,7 +125,24 @@ text_type!(MailId);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn tickets_of_a_day_are_in_the_order_of_their_numbers_and_of_days_in_that_of_the_days(
+            (day, number) in (19_700_101..99_991_231_u32, 0..200_000_000_i64),
+            (other_day, other) in (19_700_101..99_991_231_u32, 0..200_000_000_i64),
+        ) {
+            let ticket = |day: u32, number| Ticket::new(&day.to_string(), number);
+            prop_assert_eq!(ticket(day, number).is_ok(), number <= 99_999_999);
+            if let (Ok(one), Ok(next)) = (ticket(day, number), ticket(other_day, other)) {
+                prop_assert_eq!(one.cmp(&next), (day, number).cmp(&(other_day, other)));
+                prop_assert_eq!(one.to_string().parse::<Ticket>().ok(), Some(one));
+            }
+        }
+    }
 
     #[test]
     fn a_ticket_is_a_day_and_eight_digits() {

@@ -111,6 +111,11 @@ impl<'a> Generator<'a> {
     pub fn recover(&self) -> Result<Recovered> {
         disk::remove_temporary(&self.outbox.sidecars())?;
         let snapshot = self.outbox.scan()?;
+        for (id, old, new) in
+            snapshot.met_again.iter().filter(|(_, old, _)| old.place == Place::Tmp)
+        {
+            self.outbox.forget_old_name(id, old, new)?;
+        }
         let mut committed = Vec::new();
         let mut abandoned = Vec::new();
         for (id, entry) in &snapshot.entries {
@@ -238,11 +243,15 @@ impl<'a> Generator<'a> {
     /// time, and telling a person something in `ls`.
     fn next_id(&mut self, ticket: &Ticket) -> Result<MailId> {
         self.drafts += 1;
-        let now = crate::now();
-        let (seconds, micros) = (now.as_second(), now.subsec_nanosecond() / 1000);
-        let (process, count, host) = (std::process::id(), self.drafts, &self.host);
-        format!("{seconds}.M{micros:06}P{process}Q{count}.{ticket}.{host}").parse()
+        id_at(crate::now(), self.drafts, ticket, &self.host)
     }
+}
+
+/// The id of the `count`th draft of this process, which begins with the time.
+fn id_at(now: Timestamp, count: u64, ticket: &Ticket, host: &str) -> Result<MailId> {
+    let (seconds, micros) = (now.as_second(), now.subsec_nanosecond() / 1000);
+    let process = std::process::id();
+    format!("{seconds}.M{micros:06}P{process}Q{count}.{ticket}.{host}").parse()
 }
 
 impl Outbox {
@@ -300,5 +309,33 @@ impl Draft {
     /// The sidecar as it will be written.
     pub fn sidecar(&self) -> &Sidecar {
         &self.sidecar
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// From 2001 to 2286 the seconds have as many digits.
+        #[test]
+        fn ids_are_in_the_order_of_their_times(
+            one in 1_000_000_000_000_000..9_999_999_999_999_999_i64,
+            apart in prop_oneof![1..2_000_000_i64, 1..9_000_000_000_000_000_i64],
+            counts in any::<(u64, u64)>(),
+        ) {
+            let ticket = "20261125-10000042".parse().unwrap();
+            let id = |micros: i64, count| {
+                let time = Timestamp::from_microsecond(micros).unwrap();
+                id_at(time, count, &ticket, "vm").unwrap()
+            };
+            let later = (one + apart).min(9_999_999_999_999_999);
+            prop_assert!(id(one, counts.0) < id(later, counts.1) || one == later);
+            prop_assert_eq!(id(one, counts.0).written_at().unwrap().as_second(), one / 1_000_000);
+            prop_assert_eq!(id(one, counts.0).ticket(), Some(ticket.clone()));
+            prop_assert_eq!(id(one, counts.0) == id(one, counts.1), counts.0 == counts.1);
+        }
     }
 }

@@ -56,8 +56,8 @@ impl Outbox {
     }
 
     /// Ends a rename from one folder to another of which a crash left both names: else the old one
-    /// would still be there when the mail is finished, and foreign. What either says of a person's
-    /// wishes is kept. In `tmp/` it is the generator's.
+    /// would still be there when the mail is finished, and foreign. The flags of both are kept. That in
+    /// `tmp/` is the generator's to remove, the others the deliverer's.
     pub(crate) fn forget_old_name(
         &self,
         id: &MailId,
@@ -65,7 +65,7 @@ impl Outbox {
         new: &MailFile,
     ) -> Result<()> {
         let path = self.mail_path(old);
-        if old.place == Place::Tmp || !disk::is_same_file(&path, &self.mail_path(new)) {
+        if !disk::is_same_file(&path, &self.mail_path(new)) {
             return Ok(());
         }
         let both = Flags::from(format!("{}{}", old.flags, new.flags).as_str());

@@ -201,6 +201,17 @@ impl Cluster {
         self.new_database(None)
     }
 
+    /// A new database like [`Cluster::database`] in another encoding than UTF-8, dropped when the value
+    /// is.
+    pub fn database_encoded(&self, encoding: &str) -> Database {
+        self.ensure_template().expect("failed to make the roles");
+        let database = self.new_database(Some(&format!("template0 ENCODING '{encoding}'")));
+        for file in ["events.sql", "notifications.sql"] {
+            database.load_sql(&database::sql_file(file)).expect("failed to make the tables");
+        }
+        database
+    }
+
     /// A new database as an installation of Mailgen has it, with `sql/events.sql` and `mailgen.sql`
     /// in it, dropped when the value is.
     pub fn mailgen_database(&self) -> Database {

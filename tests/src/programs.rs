@@ -137,8 +137,14 @@ impl Running {
 
     /// Waits for its end. Panics, with all that it said, if that does not come in time.
     #[track_caller]
-    pub fn finish(mut self) -> Finished {
-        let deadline = Instant::now() + LIMIT;
+    pub fn finish(self) -> Finished {
+        self.finish_within(LIMIT)
+    }
+
+    /// The same, where there is much to do.
+    #[track_caller]
+    pub fn finish_within(mut self, limit: Duration) -> Finished {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
                 return self.finished(status);
@@ -146,7 +152,7 @@ impl Running {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
                 let status = self.child.wait().expect("it is our child");
-                panic!("it did not end within {LIMIT:?}: {}", self.finished(status));
+                panic!("it did not end within {limit:?}: {}", self.finished(status));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -234,7 +240,10 @@ impl Output {
             let read = pipe.read(&mut buffer).unwrap_or(0);
             bytes.extend_from_slice(&buffer[..read]);
             // Only whole lines but at the end: a character may be in two pieces.
-            let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            // What was there before has no line end: a line may be long.
+            let before = bytes.len() - read;
+            let end = bytes[before..].iter().rposition(|&byte| byte == b'\n');
+            let whole = end.map_or(0, |at| before + at + 1);
             let whole = if read == 0 { bytes.len() } else { whole };
             let mut held = self.text.lock().unwrap_or_else(PoisonError::into_inner);
             held.0.push_str(&String::from_utf8_lossy(&bytes[..whole]));

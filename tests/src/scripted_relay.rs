@@ -1,17 +1,18 @@
 //! A relay that takes mails, remembers them, and does what a test tells it where a real one might:
-//! refuses, falls silent, hangs up, is away.
+//! refuses, falls silent, hangs up, talks nonsense, is away.
 //!
-//! What it is told can change while it works. The deliverer's own tests have a relay that knows
-//! every trick of the protocol (`deliverer/src/smtp/scripted.rs`); this one is for what a whole
-//! mail goes through.
+//! What it is told can change while it works. The deliverer's own tests have a relay for single
+//! connections (`deliverer/src/smtp/scripted.rs`); this one is for what a whole mail goes through.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
+
+use rustls::{ServerConfig, ServerConnection};
 
 use crate::mail;
 use crate::programs::LIMIT;
@@ -21,6 +22,12 @@ use crate::programs::LIMIT;
 pub enum At {
     /// The connection is there.
     Greeting,
+    /// `EHLO`.
+    Ehlo,
+    /// `STARTTLS`.
+    StartTls,
+    /// TLS is to begin. There is nothing to say here.
+    Handshake,
     /// A login.
     Auth,
     /// `MAIL FROM`.
@@ -29,8 +36,12 @@ pub enum At {
     Rcpt,
     /// `DATA`.
     Data,
+    /// The first line of the message has come, and usually nothing is said.
+    Body,
     /// The message has come whole.
     FinalDot,
+    /// `QUIT`.
+    Quit,
 }
 
 /// What it does there.
@@ -38,10 +49,22 @@ pub enum At {
 pub enum Act {
     /// Says this.
     Say(&'static str),
+    /// Sends these octets, and no line end behind them.
+    Send(Vec<u8>),
     /// Says this and hangs up.
     SayAndHangUp(&'static str),
     /// Hangs up without a word.
     HangUp,
+    /// Has the connection broken off (RST).
+    Reset,
+    /// Sends these octets, which are no answer to anything. It does not have a mail of which it says so.
+    Babble(Vec<u8>),
+    /// Sends these octets and hangs up.
+    SendAndHangUp(Vec<u8>),
+    /// Sends this over and over, until the other side hangs up.
+    Flood(Vec<u8>),
+    /// Shows this server's certificate.
+    Show(Arc<ServerConfig>),
     /// Waits for [`ScriptedRelay::go_on`], and then says what is usual.
     Hold,
     /// Says what is usual, an octet at a time with this long between two.
@@ -93,6 +116,7 @@ struct State {
     open: usize,
     most_open: usize,
     commands: Vec<String>,
+    flooded: usize,
     held: usize,
     released: usize,
 }
@@ -103,11 +127,24 @@ struct Shared {
     changed: Condvar,
 }
 
+/// When TLS begins, and with which certificate.
+#[derive(Clone, Debug, Default)]
+pub enum Tls {
+    /// Never.
+    #[default]
+    None,
+    /// After STARTTLS, which is offered until then.
+    StartTls(Arc<ServerConfig>),
+    /// At once.
+    Implicit(Arc<ServerConfig>),
+}
+
 /// A relay at work. It ends when this is dropped.
 #[derive(Debug)]
 pub struct ScriptedRelay {
     address: SocketAddr,
     offers: &'static [&'static str],
+    tls: Tls,
     shared: Arc<Shared>,
     listening: Mutex<Option<Listening>>,
 }
@@ -126,9 +163,15 @@ impl ScriptedRelay {
 
     /// The same, with these extensions offered.
     pub fn offering(offers: &'static [&'static str]) -> Self {
+        Self::encrypting(offers, Tls::None)
+    }
+
+    /// The same, with TLS as well.
+    pub fn encrypting(offers: &'static [&'static str], tls: Tls) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let relay = Self { address, offers, shared: Arc::default(), listening: Mutex::new(None) };
+        let (shared, listening) = (Arc::default(), Mutex::new(None));
+        let relay = Self { address, offers, tls, shared, listening };
         relay.listen(listener);
         relay
     }
@@ -173,6 +216,11 @@ impl ScriptedRelay {
     /// Every command so far, over all connections.
     pub fn commands(&self) -> Vec<String> {
         self.state().commands.clone()
+    }
+
+    /// How many octets the other side took of floods.
+    pub fn flooded(&self) -> usize {
+        self.state().flooded
     }
 
     /// How many connections were made.
@@ -266,7 +314,7 @@ impl ScriptedRelay {
     fn listen(&self, listener: TcpListener) {
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&self.shared);
-        let (for_thread, offers) = (Arc::clone(&stop), self.offers);
+        let (for_thread, offers, tls) = (Arc::clone(&stop), self.offers, self.tls.clone());
         let thread = spawn(move || {
             let mut connections = Vec::new();
             for socket in listener.incoming().map_while(Result::ok) {
@@ -274,6 +322,7 @@ impl ScriptedRelay {
                     break;
                 }
                 let (shared, stop) = (Arc::clone(&shared), Arc::clone(&for_thread));
+                let tls = tls.clone();
                 connections.push(spawn(move || {
                     {
                         let mut state = shared.lock();
@@ -282,7 +331,8 @@ impl ScriptedRelay {
                         state.most_open = state.most_open.max(state.open);
                     }
                     // How a connection ends is of no interest.
-                    let _ = Conversation::new(socket, Arc::clone(&shared), stop, offers).hold();
+                    let _ =
+                        Conversation::new(socket, Arc::clone(&shared), stop, offers, tls).hold();
                     shared.lock().open -= 1;
                     shared.changed.notify_all();
                 }));
@@ -318,11 +368,43 @@ impl Shared {
     }
 }
 
+/// A socket, and TLS on it once that has begun.
+struct Stream {
+    socket: TcpStream,
+    tls: Option<ServerConnection>,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(buffer),
+            Some(tls) => rustls::Stream::new(tls, &mut self.socket).read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.write(bytes),
+            Some(tls) => rustls::Stream::new(tls, &mut self.socket).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            None => self.socket.flush(),
+            Some(tls) => rustls::Stream::new(tls, &mut self.socket).flush(),
+        }
+    }
+}
+
 struct Conversation {
-    socket: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
     offers: &'static [&'static str],
+    tls: Tls,
     from: Option<String>,
     to: Vec<String>,
 }
@@ -330,8 +412,8 @@ struct Conversation {
 /// The connection is over.
 struct Over;
 
-impl From<std::io::Error> for Over {
-    fn from(_: std::io::Error) -> Self {
+impl From<io::Error> for Over {
+    fn from(_: io::Error) -> Self {
         Self
     }
 }
@@ -342,14 +424,19 @@ impl Conversation {
         shared: Arc<Shared>,
         stop: Arc<AtomicBool>,
         offers: &'static [&'static str],
+        tls: Tls,
     ) -> Self {
         // So that a connection that nobody speaks on ends with the relay.
         let _ = socket.set_read_timeout(Some(Duration::from_millis(20)));
         let _ = socket.set_nodelay(true);
-        Self { socket: BufReader::new(socket), shared, stop, offers, from: None, to: Vec::new() }
+        let stream = BufReader::new(Stream { socket, tls: None });
+        Self { stream, shared, stop, offers, tls, from: None, to: Vec::new() }
     }
 
     fn hold(&mut self) -> Result<(), Over> {
+        if let Tls::Implicit(config) = &self.tls {
+            self.begin_tls(Arc::clone(config))?;
+        }
         self.answer(At::Greeting, "", "220 scripted.example ESMTP")?;
         loop {
             let command = String::from_utf8_lossy(&self.line()?).trim_end().to_owned();
@@ -357,10 +444,15 @@ impl Conversation {
             let verb = command.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" => {
-                    for line in ["scripted.example"].iter().chain(self.offers) {
-                        self.say(&format!("250-{line}"))?;
+                    let offers = self.offers();
+                    self.answer(At::Ehlo, &command, &offers)?;
+                }
+                "HELO" => self.say("250 scripted.example")?,
+                "STARTTLS" => {
+                    let Tls::StartTls(config) = self.tls.clone() else { return Err(Over) };
+                    if self.answer(At::StartTls, &command, "220 2.0.0 go ahead")? {
+                        self.begin_tls(config)?;
                     }
-                    self.say("250 HELP")?;
                 }
                 "AUTH" => {
                     self.answer(At::Auth, &command, "235 2.7.0 welcome")?;
@@ -381,11 +473,54 @@ impl Conversation {
                     self.to.clear();
                     self.say("250 2.0.0 ok")?;
                 }
-                "QUIT" => return self.say("221 2.0.0 bye"),
+                "QUIT" => return self.answer(At::Quit, &command, "221 2.0.0 bye").map(drop),
                 "RCPT" | "DATA" => self.say("503 5.5.1 what comes first?")?,
                 _ => self.say("502 5.5.1 what?")?,
             }
         }
+    }
+
+    fn offers(&self) -> String {
+        let encrypts = matches!(self.tls, Tls::StartTls(_)) && self.stream.get_ref().tls.is_none();
+        let mut lines = vec!["250-scripted.example"];
+        lines.extend(self.offers);
+        lines.extend(encrypts.then_some("STARTTLS"));
+        lines.join("\r\n250-") + "\r\n250 HELP"
+    }
+
+    fn begin_tls(&mut self, mut config: Arc<ServerConfig>) -> Result<(), Over> {
+        match self.shared.act(At::Handshake, "") {
+            None => {}
+            Some(Act::Show(other)) => config = other,
+            Some(act) => {
+                // Earlier it would be an answer to STARTTLS.
+                self.wait_for_octets()?;
+                self.perform(act, "")?;
+            }
+        }
+        let mut tls = ServerConnection::new(config).map_err(|_| Over)?;
+        let stream = self.stream.get_mut();
+        while tls.is_handshaking() && !self.stop.load(Ordering::Relaxed) {
+            match tls.complete_io(&mut stream.socket) {
+                Err(error) if !is_no_news(&error) => return Err(Over),
+                _ => {}
+            }
+        }
+        stream.tls = Some(tls);
+        Ok(())
+    }
+
+    /// Waits until something is there, and leaves it there.
+    fn wait_for_octets(&self) -> Result<(), Over> {
+        let socket = &self.stream.get_ref().socket;
+        while !self.stop.load(Ordering::Relaxed) {
+            match socket.peek(&mut [0]) {
+                Err(error) if is_no_news(&error) => {}
+                Ok(1..) => return Ok(()),
+                Ok(0) | Err(_) => break,
+            }
+        }
+        Err(Over)
     }
 
     fn data(&mut self) -> Result<(), Over> {
@@ -397,11 +532,15 @@ impl Conversation {
         }
         let mut bytes = Vec::new();
         loop {
+            let first = bytes.is_empty();
             // Strict: a line ends with CRLF (RFC 5321, 2.3.8).
             let line = self.line()?;
             match line.as_slice() {
                 b".\r\n" => break,
                 [b'.', rest @ ..] | rest => bytes.extend_from_slice(rest),
+            }
+            if first {
+                self.answer(At::Body, &envelope, "")?;
             }
         }
         let about = format!("{envelope} {}", String::from_utf8_lossy(&bytes));
@@ -419,22 +558,51 @@ impl Conversation {
 
     /// Says what is usual, or does what was ordered. Whether it said yes.
     fn answer(&mut self, at: At, about: &str, usually: &str) -> Result<bool, Over> {
-        let words = match self.shared.act(at, about) {
-            None => usually,
-            Some(Act::Say(words)) => words,
-            Some(Act::SayAndHangUp(words)) => {
+        if let Some(act) = self.shared.act(at, about) {
+            return self.perform(act, usually);
+        }
+        self.say(usually)?;
+        Ok(is_yes(usually))
+    }
+
+    fn perform(&mut self, act: Act, usually: &str) -> Result<bool, Over> {
+        let words = match act {
+            Act::Say(words) => words,
+            Act::Send(octets) => {
+                self.send(&octets)?;
+                return Ok(is_yes(&String::from_utf8_lossy(&octets)));
+            }
+            Act::SayAndHangUp(words) => {
                 self.say(words)?;
                 return Err(Over);
             }
-            Some(Act::HangUp) => return Err(Over),
-            Some(Act::Dribble(pause)) => {
+            Act::HangUp => return Err(Over),
+            Act::Reset => {
+                let socket = &self.stream.get_ref().socket;
+                let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+                return Err(Over);
+            }
+            Act::Babble(octets) => {
+                self.send(&octets)?;
+                return Ok(false);
+            }
+            Act::SendAndHangUp(octets) => {
+                self.send(&octets)?;
+                return Err(Over);
+            }
+            Act::Flood(octets) => loop {
+                self.send(&octets)?;
+                self.shared.lock().flooded += octets.len();
+            },
+            Act::Show(_) => panic!("a certificate is shown at the handshake"),
+            Act::Dribble(pause) => {
                 for octet in format!("{usually}\r\n").bytes() {
-                    self.socket.get_mut().write_all(&[octet])?;
+                    self.send(&[octet])?;
                     std::thread::sleep(pause);
                 }
-                return Ok(usually.starts_with(['2', '3']));
+                return Ok(is_yes(usually));
             }
-            Some(Act::Hold) => {
+            Act::Hold => {
                 let mut state = self.shared.lock();
                 state.held += 1;
                 let mine = state.held;
@@ -448,17 +616,24 @@ impl Conversation {
                 }
                 usually
             }
-            Some(Act::Take(time)) => {
+            Act::Take(time) => {
                 std::thread::sleep(time);
                 usually
             }
         };
         self.say(words)?;
-        Ok(words.starts_with(['2', '3']))
+        Ok(is_yes(words))
     }
 
+    /// Says this on a line of its own, if it is anything.
     fn say(&mut self, words: &str) -> Result<(), Over> {
-        Ok(self.socket.get_mut().write_all(format!("{words}\r\n").as_bytes())?)
+        if words.is_empty() { Ok(()) } else { self.send(format!("{words}\r\n").as_bytes()) }
+    }
+
+    fn send(&mut self, octets: &[u8]) -> Result<(), Over> {
+        let stream = self.stream.get_mut();
+        stream.write_all(octets)?;
+        Ok(stream.flush()?)
     }
 
     fn line(&mut self) -> Result<Vec<u8>, Over> {
@@ -467,16 +642,25 @@ impl Conversation {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Over);
             }
-            match self.socket.read_until(b'\n', &mut line) {
+            match self.stream.read_until(b'\n', &mut line) {
                 Ok(0) => return Err(Over),
                 Ok(_) => {}
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if is_no_news(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(line)
     }
+}
+
+/// Whether nothing has come so far.
+fn is_no_news(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Whether a reply is a positive one.
+fn is_yes(reply: &str) -> bool {
+    reply.starts_with(['2', '3'])
 }
 
 /// What stands between the brackets of a command.

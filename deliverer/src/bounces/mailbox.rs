@@ -32,6 +32,15 @@ pub struct MailboxFile {
     flags: String,
 }
 
+impl MailboxFile {
+    /// One of a Maildir that is not there.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn for_tests() -> Self {
+        let unique = "1795578426.M1P1.vm".to_owned();
+        Self { path: Path::new("new").join(&unique), unique, flags: String::new() }
+    }
+}
+
 impl Mailbox {
     /// Opens the Maildir at `root`. Fails if it is none.
     pub fn open(root: &Path) -> anyhow::Result<Self> {

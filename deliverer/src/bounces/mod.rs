@@ -15,6 +15,8 @@ mod dsn;
 mod fields;
 mod mailbox;
 mod notice;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod plain;
 mod report;
 mod status;

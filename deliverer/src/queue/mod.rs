@@ -12,6 +12,8 @@
 mod change;
 mod flags;
 mod list;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod selector;
 mod show;
 mod verify;

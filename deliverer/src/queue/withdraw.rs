@@ -248,7 +248,7 @@ impl Database {
     /// Whether it is there. Connects at the first time, and where a session has ended since; what
     /// failed is not tried again.
     fn is_there(&mut self) -> bool {
-        if self.client.as_ref().is_none_or(Client::is_closed) {
+        if self.client.as_mut().is_none_or(Client::has_ended) {
             self.client = None;
             if self.trouble.is_none() {
                 match connect(&self.settings) {

@@ -34,6 +34,8 @@ mod capabilities;
 mod connection;
 mod link;
 mod message;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod outcome;
 mod relay;
 mod reply;
@@ -41,6 +43,9 @@ mod tls;
 mod transaction;
 mod trouble;
 
+#[cfg(test)]
+#[path = "../../../tests/src/authority.rs"]
+mod authority;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! A relay that does what its script says, for tests: each [`Moment`] of the conversation has a good default, and a
 //! script replaces it by an [`Action`] (a refusal, garbage, silence, a lost connection, …).
 //!
-//! It needs nothing but std, rustls, rustix and rcgen, and nothing of the code under test, so that other tests can use it.
+//! It needs nothing of the code under test.
 
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,11 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A step of the conversation at which the relay acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -527,55 +522,6 @@ impl Conversation<'_> {
 
     fn record(&self, change: impl FnOnce(&mut Session)) {
         change(&mut self.shared.sessions.lock().unwrap()[self.index]);
-    }
-}
-
-/// An authority of our own, for certificates good and bad.
-pub struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names are fine");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("signed");
-        Self { certificate, issuer: Issuer::new(params, key) }
-    }
-
-    /// Writes its certificate, for `ca_file`.
-    pub fn write(&self, path: &Path) {
-        std::fs::write(path, self.certificate.pem()).expect("written");
-    }
-
-    /// A server for `name`.
-    pub fn server(&self, name: &str) -> Arc<ServerConfig> {
-        self.issue(&CertificateParams::new(vec![name.to_owned()]).expect("a name"))
-    }
-
-    /// A server for `name` whose certificate has expired.
-    pub fn expired_server(&self, name: &str) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        params.not_before = date_time_ymd(2001, 1, 1);
-        params.not_after = date_time_ymd(2002, 1, 1);
-        self.issue(&params)
-    }
-
-    fn issue(&self, params: &CertificateParams) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring has them")
-                .with_no_client_auth()
-                .with_single_cert(chain, key)
-                .expect("they fit");
-        Arc::new(config)
     }
 }
 

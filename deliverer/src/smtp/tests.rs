@@ -9,7 +9,8 @@ use lettre::transport::smtp::{authentication::Credentials, extension::ClientId};
 use outbox_config::SmtpTls as Tls;
 
 use super::{
-    scripted::{Action, Authority, Moment, Script, ScriptedRelay, base64, say, unstuff},
+    authority::Authority,
+    scripted::{Action, Moment, Script, ScriptedRelay, base64, say, unstuff},
     *,
 };
 

@@ -163,13 +163,13 @@ impl RelayTrouble {
         }
     }
 
-    /// Whether it may come from the mail in hand: in its midst, without a word or with a 421. What a relay says to
-    /// MAIL already, or of a login, it says to every mail.
+    /// Whether it may come from the mail in hand: in its midst, without a word, with a 421, or with a reply that has no
+    /// meaning there. What a relay says to MAIL already (or before that, unasked), or of a login, it says to every mail.
     pub fn may_be_the_mails(&self) -> bool {
         match (self.phase, self.reply()) {
-            (Phase::Mail, None) => true,
+            (Phase::Mail, None) => !matches!(self.cause, Cause::OutOfStep(_)),
             (Phase::Rcpt | Phase::Data | Phase::Message | Phase::FinalDot, reply) => {
-                reply.is_none_or(|reply| reply.code() == 421)
+                reply.is_none_or(|reply| reply.code() < 500)
             }
             _ => false,
         }

@@ -58,6 +58,8 @@
 mod condition;
 mod decide;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod plan;
 mod postpone;
 mod read;

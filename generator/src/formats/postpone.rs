@@ -74,6 +74,8 @@ fn observation(group: &Group, format: &FormatName) -> Result<Timestamp, DecideEr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MINUTES: fn(i64) -> SignedDuration = SignedDuration::from_mins;
@@ -110,6 +112,57 @@ mod tests {
 
     fn until(rule: Postpone, now: &str) -> Option<Timestamp> {
         wait_of(&group(), rule, now).expect("a decision").map(|wait| wait.until.expect("an end"))
+    }
+
+    fn duration() -> impl Strategy<Value = SignedDuration> {
+        let seconds = prop_oneof![0..100_000_i64, 0..=i64::MAX];
+        seconds.prop_map(SignedDuration::from_secs)
+    }
+
+    fn time() -> impl Strategy<Value = Timestamp> {
+        let last = Timestamp::MAX.as_second();
+        let seconds = prop_oneof![1_760_000_000..1_770_000_000_i64, -last / 10..=last];
+        seconds.prop_map(|seconds| Timestamp::from_second(seconds).unwrap())
+    }
+
+    proptest! {
+        /// Whatever the times, intervals and rules: a group that waits is due at the end of its wait and not an instant
+        /// before, and one that is due stays so.
+        #[test]
+        fn a_wait_ends_when_it_says_so(
+            (inserted_at, observed, last_sent, now) in (time(), time(), proptest::option::of(time()), time()),
+            (interval, newest, observation) in
+                (duration(), proptest::option::of(duration()), proptest::option::of(duration())),
+            within in any::<bool>(),
+        ) {
+            let mut group = group();
+            group.inserted_at = inserted_at;
+            group.last_sent = last_sent;
+            group.notification_interval = interval;
+            let observed = [("time.observation".to_owned(), Some(observed.to_string()))];
+            group.key.aggregate_identifier = observed.into();
+            let rule = Postpone {
+                newest_directive_younger_than: newest,
+                observation_younger_than: observation,
+                within_notification_interval: within,
+            };
+            let format = FormatName { name: "test".into(), file: "10-test.toml".into() };
+            let wait = |now| rule.wait(&group, &format, now).unwrap();
+            match wait(now) {
+                None => prop_assert!(wait(Timestamp::MAX).is_none()),
+                Some(Wait { until: None, .. }) => prop_assert!(wait(Timestamp::MAX).is_some()),
+                Some(Wait { until: Some(until), why }) => {
+                    prop_assert!(until > now && !why.is_empty());
+                    prop_assert!(wait(until).is_none());
+                    let before = until - SignedDuration::from_nanos(1);
+                    prop_assert_eq!(wait(before).and_then(|wait| wait.until), Some(until));
+                }
+            }
+            if let (Some(last), true) = (last_sent, within) {
+                let passed = now.duration_since(last);
+                prop_assert!(passed >= interval || wait(now).is_some(), "within the interval");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::plan::{Compress, Compression, Data, TemplateChoice, Text, Texts};
 use super::postpone::Postpone;
 use super::rules::{ConditionalTexts, Copy, DataRule, File, Format};
 use super::toml_table::{Problems, Table, Value, hint};
-use crate::address::Address;
+use crate::address::{Address, each_once};
 use crate::column::{Column, Field};
 use crate::facts::Facts;
 use crate::pattern::{Pattern, Patterns};
@@ -323,7 +323,7 @@ impl Reader<'_> {
                 Err(error) => value.report(&mut self.problems, error.to_string()),
             }
         }
-        addresses
+        each_once(addresses)
     }
 
     fn postpone(&mut self, value: Value) -> Postpone {

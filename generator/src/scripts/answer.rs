@@ -8,7 +8,7 @@ use outbox_config::parse_size;
 use tracing::{debug, warn};
 
 use super::protocol::{Attachment, Column as SaidColumn, Notification};
-use crate::address::Address;
+use crate::address::{Address, each_once};
 use crate::column::{Column, Field};
 use crate::formats::{
     Compress, Compression, Data, MailPlan, TemplateChoice, Text, Texts, TicketOf,
@@ -191,5 +191,5 @@ fn addresses(said: &[String]) -> Result<Vec<Address>, String> {
     if addresses.is_empty() {
         return Err("envelope_to: there is no address".into());
     }
-    Ok(addresses)
+    Ok(each_once(addresses))
 }

@@ -7,6 +7,8 @@
 
 mod answer;
 mod host;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracles;
 mod process;
 mod protocol;
 mod runner;

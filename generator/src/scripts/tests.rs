@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::address::Address;
 use crate::event::{Event, Value};
 use crate::formats::{Data, Decision, MailPlan, TemplateChoice, TicketOf};
 use crate::group::EventId;
@@ -201,7 +202,8 @@ for line in sys.stdin:
         "data": "attachment", "subject": "S ${ticket_number}", "body": "B", "ticket": ticket,
         "substitutions": {"x": "$y"}, "event_ids": [11],
     }
-    copy = dict(mail, envelope_to=["copy@cert.example"], mark_sent=False)
+    copy = dict(mail, envelope_to=["copy@cert.example", " copy@CERT.example"],
+                mark_sent=False)
     last = {"columns": ["source.ip"], "envelope_to": "b@cert.example", "template": "t"}
     print(json.dumps({"notifications": [mail, copy, last, last]}), flush=True)
 "#;
@@ -219,7 +221,8 @@ for line in sys.stdin:
     assert!(mail.substitutions["x"].verbatim);
     assert!(mail.mark_sent && mail.envelope_to.is_none());
     assert_eq!((copy.ticket.clone(), copy.mark_sent), (mail.ticket.clone(), false));
-    assert_eq!(copy.envelope_to.as_ref().unwrap()[0].as_str(), "copy@cert.example");
+    let to: Vec<&str> = copy.envelope_to.iter().flatten().map(Address::as_str).collect();
+    assert_eq!(to, ["copy@cert.example"], "nobody gets a mail twice");
     assert_eq!((&last.ticket, last.mark_sent, last.data), (&TicketOf::Own, true, Data::Inline));
     assert_eq!(last.template, TemplateChoice::Named("t".into()));
     assert!(!again.mark_sent, "another has its directives");

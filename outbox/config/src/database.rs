@@ -8,21 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use postgres::NoTls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio_postgres::NoTls;
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use tracing::error;
 
 use crate::{DatabaseSettings, SslMode, tls};
 
 pub use error::Error;
-pub use session::{Client, Transaction};
 /// What keeps a value from being read.
-pub use tokio_postgres::Error as ValueError;
-pub use tokio_postgres::error::SqlState;
-pub use tokio_postgres::{Column, Row, types};
+pub use postgres::Error as ValueError;
+pub use postgres::error::SqlState;
+pub use postgres::{Column, Row, types};
+pub use session::{Client, GiveUp, Silence, Transaction};
 
 /// How long a lock may be waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,22 +41,28 @@ const SETTINGS: &str = "-c timezone=UTC -c synchronous_commit=on \
      -c row_security=off -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=1 \
      -c bytea_output=hex";
 
-/// The same for what not every version of PostgreSQL knows.
-const NEWER_SETTINGS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
-     WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'";
+/// The same for what not every version of PostgreSQL knows, and not every database needs: in the
+/// encoding `SQL_ASCII` a text may be anything, and with a conversion the server would refuse all rows
+/// for one that is not UTF-8.
+const MORE_SETTINGS: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+      WHERE name IN ('idle_session_timeout', 'transaction_timeout') AND setting <> '0'
+      UNION ALL
+     SELECT set_config('client_encoding', setting, false) FROM pg_settings
+      WHERE name = 'server_encoding' AND setting = 'SQL_ASCII'";
 
 /// Connects. `application_name` shows in `pg_stat_activity`; a statement that takes longer than
 /// `statement_timeout` is ended by the server.
 ///
-/// A server that still says nothing counts as gone, as does, over TCP, one that is not heard of for a
-/// minute.
+/// Over TCP, a server that is not heard of for a minute counts as gone. `silence` is for one that says
+/// nothing and is there.
 pub fn connect(
     settings: &DatabaseSettings,
     application_name: &str,
     statement_timeout: Duration,
+    silence: Silence,
 ) -> anyhow::Result<Client> {
     let port = settings.port.unwrap_or(5432);
-    let mut config = tokio_postgres::Config::new();
+    let mut config = postgres::Config::new();
     config
         .dbname(&settings.name)
         .user(&settings.username)
@@ -65,7 +73,7 @@ pub fn connect(
         .keepalives_idle(Duration::from_secs(30))
         .keepalives_interval(Duration::from_secs(10))
         .keepalives_retries(3)
-        .options(format!(
+        .options(&format!(
             "{SETTINGS} -c statement_timeout={} -c lock_timeout={}",
             statement_timeout.as_millis(),
             LOCK_TIMEOUT.as_millis()
@@ -80,27 +88,36 @@ pub fn connect(
     if let Some(password) = settings.password()? {
         config.password(password.expose());
     }
+    let place = format!(
+        "{} at {}, port {port}, as {}",
+        settings.name,
+        host.unwrap_or("the local socket"),
+        settings.username
+    );
     // A Unix socket knows no TLS, whatever is asked.
     let local = host.is_none_or(|host| Path::new(host).is_absolute());
     let mode = if local { SslMode::Disable } else { settings.sslmode };
     let connected = if mode == SslMode::Disable {
-        Client::open(config.ssl_mode(tokio_postgres::config::SslMode::Disable), NoTls, patience)
+        let config = config.ssl_mode(postgres::config::SslMode::Disable);
+        Client::open(config, NoTls, &place, patience, silence)
     } else {
         config.ssl_mode(match mode {
-            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-            _ => tokio_postgres::config::SslMode::Require,
+            SslMode::Prefer => postgres::config::SslMode::Prefer,
+            _ => postgres::config::SslMode::Require,
         });
         let tls = MakeRustlsConnect::new(tls_config(mode, settings.sslrootcert.as_deref())?);
-        Client::open(&config, tls, patience)
+        Client::open(&config, tls, &place, patience, silence)
     };
-    let place = host.unwrap_or("the local socket");
-    let set = |mut client: Client| client.query(NEWER_SETTINGS, &[]).map(|_| client);
-    connected.and_then(set).with_context(|| {
-        format!(
-            "cannot connect to database {} at {place}, port {port}, as {}",
-            settings.name, settings.username
-        )
-    })
+    let set = |mut client: Client| client.query(MORE_SETTINGS, &[]).map(|_| client);
+    connected.and_then(set).with_context(|| format!("cannot connect to database {place}"))
+}
+
+/// Ends a program whose database said nothing for so long ([`Silence::Ends`]). Nothing is lost by that
+/// at any point.
+pub fn give_up(place: &str, silent: Duration) -> ! {
+    let seconds = silent.as_secs();
+    error!("database {place}: the server said nothing for {seconds} seconds: it seems frozen");
+    std::process::exit(75)
 }
 
 /// A right on a table: its name, a column if one is enough, and the privilege.

@@ -155,7 +155,11 @@ impl Config {
         Self::load(self.given.as_deref())
     }
 
-    fn load_from(given: Option<&Path>, system: &Path, user: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load_from(
+        given: Option<&Path>,
+        system: &Path,
+        user: &Path,
+    ) -> Result<Self, ConfigError> {
         let base = given.unwrap_or(system);
         let mut files = Vec::new();
         for file in [base, user] {

@@ -9,6 +9,8 @@ mod duration;
 mod failure;
 mod file;
 pub mod logging;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 pub mod program;
 pub mod progress;
 mod rate;

@@ -80,16 +80,10 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
 pub fn read(text: &str) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
     let mut unfinished: HashMap<(u32, String), (usize, String)> = HashMap::new();
-    for (number, line) in text.lines().enumerate() {
-        let parsed = || -> Result<Option<(u32, usize, String)>> {
-            let (thread, rest) = line.split_once(' ').context("there is no thread")?;
-            Ok(Some((thread.parse()?, number, rest.trim_start().to_owned())))
-        };
-        let Some((thread, from, rest)) =
-            parsed().with_context(|| format!("line {}: {line:.200}", number + 1))?
-        else {
-            continue;
-        };
+    for (from, line) in text.lines().enumerate() {
+        let no_call = || format!("line {}: {line:.200}", from + 1);
+        let (thread, rest) = line.split_once(' ').with_context(no_call)?;
+        let (thread, rest) = (thread.parse().with_context(no_call)?, rest.trim_start());
         // A signal, or the end of a thread.
         if rest.starts_with("---") || rest.starts_with("+++") {
             continue;
@@ -97,16 +91,16 @@ pub fn read(text: &str) -> Result<Vec<Call>> {
         if let Some(resumed) = rest.strip_prefix("<... ") {
             let (name, rest) = resumed.split_once(" resumed>").context("resumed what?")?;
             let key = (thread, name.to_owned());
-            let (from, begun) =
-                unfinished.remove(&key).with_context(|| format!("{name} never began"))?;
+            let (to, call) = (from, format!("{name} never began"));
+            let (from, begun): (usize, String) = unfinished.remove(&key).context(call)?;
             if !rest.ends_with("= ?") {
-                calls.push(whole(thread, (from, number), &format!("{begun}{rest}"))?);
+                calls.push(whole(thread, (from, to), &format!("{begun}{rest}"))?);
             }
         } else if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             let name = begun.split('(').next().unwrap_or_default().to_owned();
             unfinished.insert((thread, name), (from, begun.trim_end().to_owned()));
         } else if !rest.ends_with("= ?") || rest.starts_with("exit_group") {
-            calls.push(whole(thread, (from, number), &rest)?);
+            calls.push(whole(thread, (from, from), rest)?);
         }
     }
     calls.sort_by_key(|call| call.from);

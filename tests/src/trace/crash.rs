@@ -242,10 +242,10 @@ impl Disk {
         survives: &BTreeSet<usize>,
         torn: Torn,
     ) -> BTreeMap<String, (usize, Arc<[u8]>)> {
-        let survived = |change: usize| self.changes[change].durable || survives.contains(&change);
+        let is_there = |change: usize| self.changes[change].durable || survives.contains(&change);
         let mut names: BTreeMap<&str, usize> = BTreeMap::new();
         for (number, change) in self.changes.iter().enumerate() {
-            if !survived(number) || change.only_with.is_some_and(|other| !survived(other)) {
+            if !is_there(number) || change.only_with.is_some_and(|other| !is_there(other)) {
                 continue;
             }
             if let Some(path) = &change.removes {

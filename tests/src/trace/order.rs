@@ -664,7 +664,7 @@ impl<'t> Checker<'t> {
             }
             What::Removed(path) if folder_of(path) == "sidecar" && run => {
                 // A temporary one claims nothing.
-                let Some(mail) = mail_of(path).filter(|_| !path.ends_with(".tmp")) else { return };
+                let Some(mail) = mail_in_place(path) else { return };
                 self.known(Rule::CommittedBeforeForgotten, mail, event);
                 let archived = |other: &Event| match &other.what {
                     What::Renamed(_, to) => {
@@ -689,7 +689,7 @@ impl<'t> Checker<'t> {
                 }
             }
             What::Removed(path) if folder_of(path) == "delivery" => {
-                let Some(mail) = mail_of(path).filter(|_| !path.ends_with(".tmp")) else { return };
+                let Some(mail) = mail_in_place(path) else { return };
                 let gone = self.end_of(|other| removed(other, &format!("sidecar/{mail}.json")));
                 self.durable(Rule::SidecarIsGone, mail, event, gone, "sidecar");
             }
@@ -805,6 +805,12 @@ impl<'t> Checker<'t> {
             self.durable(Rule::FileIsGone, mail, event, gone, folder);
         }
     }
+}
+
+/// The mail that a sidecar or record belongs to which is in place.
+fn mail_in_place(path: &str) -> Option<&str> {
+    let hidden = path.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
+    mail_of(path).filter(|_| !hidden)
 }
 
 fn renamed_to(event: &Event, path: &str) -> bool {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -93,7 +93,7 @@ impl<'s> Recorder<'s> {
     }
 
     #[track_caller]
-    fn add(&mut self, file: &PathBuf) {
+    fn add(&mut self, file: &Path) {
         let text = fs::read_to_string(file).expect("strace has written");
         let _ = fs::remove_file(file);
         let mut reader = Reader {
@@ -132,7 +132,7 @@ struct Reader<'t> {
 }
 
 enum Session {
-    Database(statements::Session, Option<Transaction>, Open),
+    Database(Box<statements::Session>, Option<Transaction>, Open),
     Relay(conversation::Session, usize),
 }
 
@@ -360,7 +360,7 @@ impl Reader<'_> {
             if !String::from_utf8_lossy(&path).contains(".s.PGSQL.") {
                 return;
             }
-            Session::Database(statements::Session::default(), None, Open::default())
+            Session::Database(Box::default(), None, Open::default())
         } else if whom.contains(&format!("htons({})", self.relay)) {
             Session::Relay(conversation::Session::default(), 0)
         } else {
@@ -462,9 +462,10 @@ fn answered(
     }
     let text = statement.text.as_str();
     let first = |row: &Vec<Option<Vec<u8>>>| row[0].clone().context("a value is missing");
-    if text.starts_with("SELECT to_char(clock_timestamp()") {
+    if text.starts_with("SELECT to_char(") && text.contains("clock_timestamp()") {
         open.day = String::from_utf8(first(&statement.rows[0])?)?;
     } else if text.starts_with("SELECT nextval('intelmq_ticket_seq')") {
+        ensure!(!open.day.is_empty(), "the question for the day is not known to this reader");
         for row in &statement.rows {
             let number = statements::number64(&first(row)?)?;
             transaction_open.drawn.push(format!("{}-{number:08}", open.day));

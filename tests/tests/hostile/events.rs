@@ -165,6 +165,52 @@ fn signed_mails_with_any_value_arrive_through_postfix_as_they_were_signed() {
     assert_eq!(site.pending(), 0);
 }
 
+/// What JSON can spell and PostgreSQL keeps as it was written, in a column of the type `json`: a NUL,
+/// which Unicode has, and halves of characters, which it has not.
+#[test]
+fn a_nul_in_extra_arrives_and_half_a_character_costs_its_group() {
+    let site =
+        Site::new(programs!()).unsigned().template("formats/05-hostile.toml", FORMATS).build();
+    site.sql("ALTER TABLE events ALTER extra TYPE json");
+    let spelled = [
+        (r"a\u0000b", Some("a\0b")),
+        (r"\u0000", Some("\0")),
+        (r"\ud83d\ude00", Some("\u{1f600}")),
+        (r"\ud800", None),
+        (r"\udc00x", None),
+        (r"\ud800\ud800", None),
+    ];
+    for (number, (spelling, _)) in spelled.iter().enumerate() {
+        for form in ["inline", "attached"] {
+            let directive = Directive::to(&format!("{form}{number}@isp.example"));
+            let directives = json!([directive.format(form, "csv").json()]);
+            site.sql(&format!(
+                r#"INSERT INTO events ("malware.name", extra) VALUES ('x',
+                   '{{"banner": "{spelling}", "certbund": {{"source_directives": {directives}}}}}')"#
+            ));
+        }
+    }
+    let run = site.generator(&["run", "--all"]).expect(1);
+    judge_log(&run);
+    assert_eq!(run.lines("ERROR").len(), 2 * 3 + 1, "{run}");
+    for (number, (_, arrives)) in spelled.iter().enumerate() {
+        for form in ["inline", "attached"] {
+            let to = format!("{form}{number}@isp.example");
+            let Some(text) = arrives else {
+                let words = format!("no mail for {to} ");
+                run.line("ERROR", &[&words, "cannot read extra of event ", " directives="]);
+                continue;
+            };
+            let path = site.mail_to(&to);
+            let bytes = fs::read(&path).unwrap();
+            let ticket = outbox_tests::mail::header(&bytes, "X-Ticket").unwrap();
+            assert_eq!(super::wire::fault(&bytes, &ticket, site.domain(), false), None);
+            let read = super::read(&[path], None).remove(0);
+            assert_eq!(read.rows.unwrap()[1][2], *text, "{to}");
+        }
+    }
+}
+
 /// The columns with text that a shipped format shows, beside those in `extra`.
 const TEXTS: [&str; 8] = [
     "classification.identifier",
@@ -233,7 +279,7 @@ fn sweep(site: &Site, rounds: &[usize]) {
         let files = site.listed("new");
         assert!(files.len() > 30, "{run}");
         let sample = outbox_tests::events::sample();
-        let known: Vec<String> = sample.iter().flat_map(|event| strings(event)).collect();
+        let known: Vec<String> = sample.iter().flat_map(strings).collect();
         let texts: Vec<String> = texts.iter().map(|text| super::lf(text)).collect();
         for (path, read) in files.iter().zip(super::read(&files, None)) {
             let bytes = fs::read(path).unwrap();

@@ -4,7 +4,6 @@ Each is read by Python's `email` under its policies `default` and `compat32`; wh
 is read by Python's `csv`, from the file in the mail, unpacked where it has to be, or from the text.
 """
 
-import base64
 import csv
 import email
 import email.header
@@ -93,7 +92,6 @@ def read(home, path):
         "names": [part.get_filename() for part in leaves],
         "text": text,
         "rows": table,
-        "parts": [base64.b64encode(part.get_payload(decode=True)).decode() for part in leaves],
         "signed_by": verify(home, raw, old) if old.get_content_type() == "multipart/signed" else None,
     }
 

@@ -148,7 +148,7 @@ fn clone(socket: &TcpStream) -> TcpStream {
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream, mut see: impl FnMut(&[u8])) {
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         see(&buffer[..count]);
         if to.write_all(&buffer[..count]).is_err() {

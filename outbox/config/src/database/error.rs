@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
+use postgres::error::SqlState;
 
 /// An error of a session.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Error {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// The server said so, or the connection to it broke.
-    Server(tokio_postgres::Error),
+    Server(postgres::Error),
     /// For so long the server said nothing.
     Silent(Duration),
     /// This machine has too little of something.
@@ -40,15 +40,25 @@ impl Error {
         }
     }
 
+    /// Whether the server undid a transaction for the sake of another one, and it may work now: SQLSTATE
+    /// class 40.
+    pub fn is_conflict(&self) -> bool {
+        self.is_of("40")
+    }
+
     /// Whether it is about what is in the database, its objects and rights, and no outage: SQLSTATE
     /// class 42.
     pub fn is_lasting(&self) -> bool {
-        self.code().is_some_and(|code| code.code().starts_with("42"))
+        self.is_of("42")
+    }
+
+    fn is_of(&self, class: &str) -> bool {
+        self.code().is_some_and(|code| code.code().starts_with(class))
     }
 }
 
 impl fmt::Display for Error {
-    /// `tokio_postgres::Error` alone hides what the server said behind words such as "db error".
+    /// `postgres::Error` alone hides what the server said behind words such as "db error".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = match &self.kind {
             Kind::Silent(patience) => {
