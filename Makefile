@@ -3,7 +3,7 @@
 # rustup puts it here; a shell that was open before does not know.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak powerloss fuzz long deny
+.PHONY: help build demo demo-start demo-stop check fmt clippy doc shellcheck units test model soak torture powerloss fuzz long deny
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ model: ## random sequences of all that can happen against a model, for MINUTES=4
 
 soak: ## both programs under load, with kills and outages, for MINUTES=4
 	MINUTES=$(MINUTES) cargo test -p outbox-tests --locked --test soak -- --ignored --nocapture
+
+torture: ## both programs killed at every system call, and with each failing once: half an hour
+	cargo test -p outbox-tests --locked --test torture -- --ignored --nocapture
 
 fuzz: ## random input for whatever reads or writes something, MINUTES=4 for each (tests/fuzz)
 	@tests/fuzz/run.sh $(MINUTES)

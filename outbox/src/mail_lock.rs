@@ -7,6 +7,7 @@
 //! It is an `flock` on the sidecar, and ends with the process that holds it.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
 use crate::{Error, MailId, Outbox, Result, disk};
@@ -36,6 +37,9 @@ impl Outbox {
         match fs::symlink_metadata(&path) {
             Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => {
                 Ok(Some(MailLock { _sidecar: sidecar }))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::io("stat", &path)(error))
             }
             _ => Ok(None),
         }

@@ -21,6 +21,7 @@
 //! | [`small_disk`] | a file system that is soon full, and can be made read-only |
 //! | [`system`] | a free port, a copied folder |
 //! | [`trace`] | recorded runs: their order, and what a crash of the machine could leave of them |
+//! | [`tracer`] | the two programs, killed at a system call, or with one that fails |
 //! | [`unprivileged`](mod@unprivileged) | the two programs without root's rights |
 //! | [`watchdog`] | the end of all servers, however a test process ends |
 
@@ -43,6 +44,7 @@ pub mod small_disk;
 pub mod system;
 pub mod terminal;
 pub mod trace;
+pub mod tracer;
 pub mod unprivileged;
 pub mod watchdog;
 

@@ -266,6 +266,12 @@ impl ScriptedRelay {
         self.wait(&what, |state| state.held - state.released >= count);
     }
 
+    /// Waits until nobody is connected. Then it has all that a client sent that is gone.
+    #[track_caller]
+    pub fn wait_until_left(&self) {
+        self.wait("nobody is connected", |state| state.open == 0);
+    }
+
     /// Gives the answer that is held.
     pub fn go_on(&self) {
         self.state().released += 1;
@@ -328,6 +334,7 @@ impl ScriptedRelay {
                     let _ =
                         Conversation::new(socket, Arc::clone(&shared), stop, offers, tls).hold();
                     shared.lock().open -= 1;
+                    shared.changed.notify_all();
                 }));
             }
             for connection in connections {

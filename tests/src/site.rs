@@ -263,25 +263,42 @@ impl Site {
         arguments: &[&str],
         options: &[&str],
     ) -> Running {
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null"]).args(options);
+        self.start_under(strace, program, arguments)
+    }
+
+    /// Starts a program by another one, whose last arguments are the program and its own.
+    pub fn start_under(
+        &self,
+        mut starter: Command,
+        program: Program,
+        arguments: &[&str],
+    ) -> Running {
         let command = match program {
             Program::Generator => self.command(self.programs.generator, "generator"),
             Program::Deliverer => self.command(self.programs.deliverer, "deliverer"),
         };
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-qq", "-o", "/dev/null"])
-            .args(options)
+        starter
             .arg(command.get_program())
             .args(command.get_args())
             .args(arguments)
             .current_dir("/");
         for (name, value) in command.get_envs() {
             match value {
-                Some(value) => strace.env(name, value),
-                None => strace.env_remove(name),
+                Some(value) => starter.env(name, value),
+                None => starter.env_remove(name),
             };
         }
-        Running::start(&mut strace)
+        Running::start(&mut starter)
+    }
+
+    /// The configuration file of a program.
+    pub fn config_of(&self, program: Program) -> PathBuf {
+        self.config_file(match program {
+            Program::Generator => "generator",
+            Program::Deliverer => "deliverer",
+        })
     }
 
     fn command(&self, program: &str, name: &str) -> Command {

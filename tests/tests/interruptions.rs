@@ -1,4 +1,6 @@
 //! Killed, stopped, or without database or relay for a while: every directive ends `sent`, once.
+//!
+//! Killed at each single call of the system: that is in `torture.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -6,7 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use outbox_tests::events::{self, Directive, recipient};
+use outbox_tests::events::{self, recipient};
 use outbox_tests::mail;
 use outbox_tests::postfix::Postfix;
 use outbox_tests::programs::wait_until;
@@ -173,92 +175,6 @@ fn a_deliverer_killed_while_it_marks_sends_nothing_again() {
     site.deliverer(&["run", "--once"]).expect(0);
     assert_eq!(site.files(), ["sent/cur/#1:2,S", "sent/cur/#2:2,S"]);
     assert_eq!((site.pending(), relay.received().len()), (0, 2));
-}
-
-#[test]
-fn a_generator_killed_before_any_step_on_the_disk_loses_nothing_and_repeats_nothing() {
-    killed_before_every_step(Program::Generator);
-}
-
-#[test]
-fn a_deliverer_killed_before_any_step_on_the_disk_repeats_at_most_the_mail_in_hand() {
-    killed_before_every_step(Program::Deliverer);
-}
-
-/// Two groups, one with a copy, go through; the program is killed before the first, the second, …
-/// call of each kind that changes the outbox, and then everything is run once more.
-fn killed_before_every_step(program: Program) {
-    let relay = ScriptedRelay::start();
-    let copies = include_str!("../../templates/formats/examples/01-constituency-copies.toml");
-    let site = Site::new(programs!())
-        .relay(relay.port())
-        .unsigned()
-        .template("formats/01-constituency-copies.toml", copies)
-        .build();
-    let (mut rounds, mut kills, mut published, mut removed) = (0, 0, false, false);
-    for call in ["fchmod", "fsync", "rename", "unlink"] {
-        for number in 1.. {
-            rounds += 1;
-            let to = |name: &str| Directive::to(&format!("{name}{rounds}@isp.example"));
-            site.insert([
-                &to("copied").aggregate("recipient_group", "Government").event(),
-                &to("plain").event(),
-            ]);
-            let arguments: &[&str] = if program == Program::Generator {
-                &["run", "--all"]
-            } else {
-                site.generator(&["run", "--all"]).expect(0);
-                &["run", "--once"]
-            };
-            let run = site.killed_before(program, arguments, call, number);
-            let killed = run.status.code().is_none();
-            kills += usize::from(killed);
-            assert!(killed || run.status.success(), "{run}");
-
-            let again = site.generator(&["run", "--all"]).expect(0).without("ERROR");
-            if program == Program::Deliverer {
-                again.line("INFO", &["done", "mails=0"]);
-            }
-            for warning in again.lines("WARN") {
-                published |= !warning.contains("published=0");
-                removed |= !warning.contains("removed=0");
-            }
-            site.deliverer(&["run", "--once"]).expect(0).without("ERROR");
-            assert_eq!(site.pending(), 0, "{call} {number}");
-            let mut others = site.files();
-            others.retain(|file| !file.starts_with("sent/cur/#"));
-            assert_eq!(others, [""; 0], "{call} {number}");
-            if !killed {
-                break;
-            }
-        }
-    }
-    println!("{kills} kills in {rounds} rounds");
-    assert!(kills >= 20, "{kills}");
-    assert!(program == Program::Deliverer || (published && removed));
-
-    let received = relay.received();
-    let by_id = relay.by_message_id();
-    let allowed = if program == Program::Deliverer { kills * CONNECTIONS } else { 0 };
-    assert!(
-        received.len() - by_id.len() <= allowed,
-        "{} repetitions",
-        received.len() - by_id.len()
-    );
-    let mut to: BTreeMap<String, usize> = BTreeMap::new();
-    for mails in by_id.values() {
-        assert!(mails.iter().all(|mail| *mail == mails[0]), "a repetition is the same mail");
-        *to.entry(mails[0].to.join(" ")).or_default() += 1;
-    }
-    let mut expected: BTreeMap<String, usize> =
-        [("internal-gov@cert.example".to_owned(), rounds)].into();
-    for round in 1..=rounds {
-        for name in ["copied", "plain"] {
-            expected.insert(format!("{name}{round}@isp.example"), 1);
-        }
-    }
-    assert_eq!(to, expected, "each group's mail once, and each copy once");
-    assert_eq!(site.sent_tickets().len(), 2 * rounds);
 }
 
 // ---- Told to stop ----

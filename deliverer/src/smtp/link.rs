@@ -80,19 +80,21 @@ impl Link {
     /// Waits for bytes. 0 means that the relay has closed the connection.
     pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
         let mut socket = Timed { socket: &self.socket, deadline };
-        match &mut self.tls {
+        let read = match &mut self.tls {
             None => socket.read(buffer),
             Some(session) => session.read(buffer, &mut socket),
-        }
+        };
+        self.ended(read)
     }
 
     /// Reads what is there already; `WouldBlock` means nothing, and 0 that the relay has closed the connection.
     pub fn read_arrived(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut socket = Arrived(&self.socket);
-        match &mut self.tls {
+        let read = match &mut self.tls {
             None => socket.read(buffer),
             Some(session) => session.read(buffer, &mut socket),
-        }
+        };
+        self.ended(read)
     }
 
     /// Hands the beginning of `bytes` to the kernel, and tells how much.
@@ -105,12 +107,18 @@ impl Link {
             None => socket.write(bytes),
             Some(session) => session.write(bytes, &mut socket),
         };
-        if written.as_ref().is_err_and(|error| error.kind() != ErrorKind::TimedOut) {
-            // Mostly the connection is gone. If not, this tells the relay that nothing more comes: it ends too, and
-            // nobody waits here for a reply to what it never got.
-            let _ = self.socket.shutdown(std::net::Shutdown::Write);
-        }
-        written
+        self.ended(written)
+    }
+
+    /// Ends our side of a connection that failed. Mostly it is gone. If not, this tells the relay that nothing more
+    /// comes: it ends too, and nobody waits for its reply to what it never got.
+    fn ended(&self, done: io::Result<usize>) -> io::Result<usize> {
+        use ErrorKind::{TimedOut, WouldBlock};
+        done.inspect_err(|error| {
+            if !matches!(error.kind(), TimedOut | WouldBlock) {
+                let _ = self.socket.shutdown(std::net::Shutdown::Write);
+            }
+        })
     }
 
     /// Hands all of `bytes` to the kernel.
