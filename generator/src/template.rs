@@ -56,6 +56,9 @@ pub enum TemplateError {
     /// The name is a link, or behind one, to somewhere else.
     #[error("failed to open the template {0:?}: it leads out of the template folder")]
     Outside(String),
+    /// `script_directory` may lie in the template folder, and nobody is to read in a mail what is in it.
+    #[error("failed to open the template {0:?}: it is a format definition or a script")]
+    Program(String),
     /// A folder, a device, a pipe.
     #[error("failed to open the template {0:?}: it is not a regular file")]
     NotAFile(String),
@@ -109,7 +112,7 @@ impl Template {
     /// Reads the file `name` in the folder `dir`, or in a folder below.
     ///
     /// The name comes from the database. It is refused if it would leave the folder, be it through
-    /// a link, and so is everything that is not a regular file with UTF-8 text.
+    /// a link, and so is everything that is not a regular file with UTF-8 text, or is a definition or script.
     pub fn load(dir: &Path, name: &str) -> Result<Self, TemplateError> {
         let normal = |part| matches!(part, Component::Normal(_));
         if name.is_empty() || name.contains('\0') || !Path::new(name).components().all(normal) {
@@ -120,6 +123,9 @@ impl Template {
         let path = dir.join(name).canonicalize().map_err(failed)?;
         if !path.starts_with(&dir) {
             return Err(TemplateError::Outside(name.to_owned()));
+        }
+        if path.extension().is_some_and(|extension| extension == "toml" || extension == "py") {
+            return Err(TemplateError::Program(name.to_owned()));
         }
         // Opening a pipe would wait for its writer.
         if !fs::metadata(&path).map_err(failed)?.is_file() {
@@ -416,7 +422,9 @@ mod tests {
         fs::write(dir.join("sub/good"), "Subject").unwrap();
         fs::write(dir.join("latin1"), b"Gr\xfc\xdfe").unwrap();
         fs::write(dir.join("large"), " ".repeat((MAX_SIZE + 1).try_into().unwrap())).unwrap();
+        fs::write(dir.join("sub/90-all.toml"), "Subject").unwrap();
         symlink("good", dir.join("link")).unwrap();
+        symlink("sub/90-all.toml", dir.join("program")).unwrap();
         symlink("../secret", dir.join("leak")).unwrap();
         symlink("..", dir.join("up")).unwrap();
 
@@ -433,6 +441,8 @@ mod tests {
             ("leak", "leads out"),
             ("up/secret", "leads out"),
             ("up/templates/good", "nothing"),
+            ("sub/90-all.toml", "it is a format definition or a script"),
+            ("program", "it is a format definition or a script"),
             ("sub", "not a regular file"),
             ("large", "larger than"),
             ("missing", "failed to read the template \"missing\""),

@@ -204,7 +204,9 @@ impl Row {
                 _ => (Kept, Flagged, Once, false),
             },
             // As a crash within a rename leaves it.
-            ("new", Name::Beside) if self.thing == HardLink => (Sent, Removed, Nobody, false),
+            ("tmp" | "new", Name::Beside) if self.thing == HardLink => {
+                (Sent, Removed, Nobody, false)
+            }
             ("tmp" | "new", Name::Beside) if file => (Sent, Stays, Nobody, false),
             ("cur", Name::Beside) if file => match self.thing {
                 HardLink => (Sent, Flagged, Nobody, false),
