@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 /// A mail as Python's `email` and `gpg --verify` see it. See `read_mails.py`.
@@ -32,8 +33,20 @@ pub struct ReadMail {
 ///
 /// Panics where a file is no mail at all.
 pub fn read(files: &[PathBuf], gnupg_home: Option<&Path>) -> Vec<ReadMail> {
+    judge(include_str!("read_mails.py"), files, gnupg_home)
+}
+
+/// What a script in Python says of each of these files, as a list in JSON. It is given the GnuPG home, or
+/// an empty text, and then the files.
+///
+/// Panics where it fails.
+pub fn judge<T: DeserializeOwned>(
+    script: &str,
+    files: &[PathBuf],
+    gnupg_home: Option<&Path>,
+) -> Vec<T> {
     let output = Command::new("python3")
-        .args(["-c", include_str!("read_mails.py")])
+        .args(["-c", script])
         .arg(gnupg_home.unwrap_or(Path::new("")))
         .args(files)
         .stdin(Stdio::null())
@@ -41,8 +54,7 @@ pub fn read(files: &[PathBuf], gnupg_home: Option<&Path>) -> Vec<ReadMail> {
         .expect("failed to run python3");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "failed to read mails: {words}");
-    let mails: Vec<ReadMail> =
-        serde_json::from_slice(&output.stdout).expect("read_mails.py writes JSON");
+    let mails: Vec<T> = serde_json::from_slice(&output.stdout).expect("it writes JSON");
     assert_eq!(mails.len(), files.len());
     mails
 }

@@ -18,9 +18,9 @@ mod wire;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
+use outbox_tests::mail;
 use outbox_tests::programs::{Finished, LIMIT};
 use outbox_tests::site::Site;
 use serde::Deserialize;
@@ -258,24 +258,8 @@ struct Read {
 
 fn read(files: &[PathBuf], gnupg_home: Option<&Path>) -> Vec<Read> {
     // Some hundred at a time: there is a limit to what stands on a command line.
-    files
-        .chunks(500)
-        .flat_map(|files| {
-            let output = Command::new("python3")
-                .args(["-c", include_str!("judge.py")])
-                .arg(gnupg_home.unwrap_or(Path::new("")))
-                .args(files)
-                .stdin(Stdio::null())
-                .output()
-                .expect("failed to run python3");
-            let words = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "failed to read mails: {words}");
-            let mails: Vec<Read> =
-                serde_json::from_slice(&output.stdout).expect("judge.py writes JSON");
-            assert_eq!(mails.len(), files.len());
-            mails
-        })
-        .collect()
+    let judged = |files| mail::judge(include_str!("judge.py"), files, gnupg_home);
+    files.chunks(500).flat_map(judged).collect()
 }
 
 /// Whether a character can't be seen as itself, or does something to what stands around it: the
